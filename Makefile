@@ -1,0 +1,98 @@
+# Every target sets up what it needs. As root on Debian or Ubuntu missing system packages are
+# installed (and named); without root the exact command is printed.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+MODE   ?= tun
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit hard e2e e2e-all faults fuzz soak load bench bench-executor kernel wheel clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## a virtual environment with lvsfab and its tools
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing python3-venv"; apt-get -qq update && apt-get -qq install -y python3-venv; \
+	  else echo "Python's venv is missing; as root: apt-get install python3-venv" >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup ## from nothing to a proven LVS cluster: MODE=tun (or nat, dr), BACKEND=docker
+	$(BIN)/lvsfab up $(MODE) $(if $(BACKEND),--backend $(BACKEND))
+	$(BIN)/lvsfab verify
+
+test: lint unit hard e2e ## everything that must hold: lint, unit tests, tests on real kernels
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: setup ## the pure tests, in seconds
+	$(BIN)/python -m pytest -n 2 tests/unit $(HARD:%=--ignore=%)
+
+HOSTILE := tests/unit/test_hostile.py
+HARD    := $(HOSTILE) tests/unit/test_interruption.py
+
+hard: setup ## hostile input and hosts (15,000 cases), a death at each step of a run: a minute or two
+	$(BIN)/python -m pytest -n 2 $(HARD)
+
+# Over both labs, side by side. Where no Docker engine answers, root on Debian or Ubuntu gets one for
+# the time of the tests; else the last lines say that this half was not run, and how to have it.
+# `make test` has the files of BOTH over both labs and those of ONE over the rootless lab.
+BOTH := docker docker_lvs keepalived lab prebuilt ssh tutorials wheel via_dask capture modes
+ONE  := executor faults interruption load lockout
+
+e2e: setup kernel ## the tests on real kernels that `make test` has; ONLY="modes faults" chooses files
+	PYTHON=$(BIN)/python .ci/e2e --durations=15 \
+	  $(or $(ONLY:%=tests/e2e/test_%.py),$(BOTH:%=tests/e2e/test_%.py))
+ifndef ONLY
+	LVSFAB_TEST_BACKENDS=rootless $(BIN)/python -m pytest --durations=15 \
+	  $(ONE:%=tests/e2e/test_%.py)
+endif
+
+e2e-all: setup kernel ## all tests on real kernels over both labs: an hour
+	PYTHON=$(BIN)/python .ci/e2e --durations=15 tests/e2e
+
+FAULTS := tests/unit/test_interruption.py tests/unit/test_deadman.py tests/unit/test_conflicts.py \
+  tests/unit/test_partial.py tests/unit/test_full_disk.py tests/unit/test_lock.py \
+  tests/unit/test_hostile.py \
+  tests/e2e/test_interruption.py tests/e2e/test_lockout.py tests/e2e/test_faults.py \
+  tests/e2e/test_load.py tests/e2e/test_soak.py
+
+faults: setup kernel ## every fault that is tried, and the table of them in docs/
+	$(BIN)/python -m pytest $(FAULTS) --junitxml=faults.xml -o junit_family=xunit1 || true
+	$(BIN)/python tests/faults.py faults.xml docs/faults.md; s=$$?; rm -f faults.xml; exit $$s
+
+fuzz: setup ## the same with FUZZ (20) times as many cases
+	LVSFAB_FUZZ=$(or $(FUZZ),20) $(BIN)/python -m pytest $(HOSTILE)
+
+soak: setup kernel ## SOAK cycles of up, verify and down across modes under load
+	LVSFAB_SOAK=$(or $(SOAK),200) $(BIN)/python -m pytest tests/e2e/test_soak.py
+
+load: setup kernel ## LOAD requests through each mode, each accounted for
+	LVSFAB_LOAD=$(or $(LOAD),100000) $(BIN)/python -m pytest tests/e2e/test_load.py
+
+bench: setup kernel ## what things cost, beside their peers
+	$(BIN)/python -m pytest tests/bench -s
+
+bench-executor: setup ## the executor beside its peers: HOSTS=1,10,50,200 (some minutes)
+	LVSFAB_BENCH_HOSTS=$(or $(HOSTS),1,10) $(BIN)/python -m pytest tests/bench/test_executor.py -s
+
+kernel: setup ## the lab's complete kernel, built from source (cached)
+	$(BIN)/lvsfab lab build --kernel built
+
+wheel: setup ## the wheel, in dist/
+	$(BIN)/python -m build --wheel
+
+clean: setup ## end the lab; remove what was built here (not the cache)
+	-$(BIN)/lvsfab lab down
+	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)

@@ -1,0 +1,361 @@
+"""lvsfab from Python: what the command line does, typed. `import lvsfab; lvsfab.Fleet(...)`.
+
+    fleet = lvsfab.Fleet("lab")
+    done = fleet.run("role:real_server", "uname", "-r")
+    for host, result in done.results.items():
+        print(host, result.state, result.output)
+    fleet.state("rs*", "sysctl", name="net.ipv4.ip_forward", value="1")
+
+Methods raise InputError before any host is touched; what goes wrong on a host is in the results.
+Progress (the engine's events) goes to `emit`; nothing is printed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvsfab.errors import CommandError, InputError, UnreachableError
+from lvsfab.execute import fleet as loop
+from lvsfab.execute.limits import Limits
+from lvsfab.execute.task import HostResult, State, Task, exit_code
+from lvsfab.model import Host, Inventory, Secret
+
+if TYPE_CHECKING:
+    from lvsfab.app import App
+    from lvsfab.engine import Event
+    from lvsfab.facts import Facts
+    from lvsfab.plan import HostPlan
+    from lvsfab.session import Shell
+
+FACTS_TIMEOUT = 60.0  # s for one host
+
+Line = Callable[[str, str], None]
+Target = str | Sequence[str]  # the language of targets.py, or host names
+Told = Callable[[HostResult], None]
+
+
+def _ignore(_: object) -> None: ...
+
+
+@dataclass(slots=True)
+class Done:
+    """What came of something on many hosts, in the inventory's order. `plans`: of a dry run."""
+
+    results: dict[str, HostResult]
+    interrupted: bool = False
+    unsure: tuple[str, ...] = ()
+    plans: dict[str, HostPlan] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return exit_code(self.results) == 0 and not self.interrupted
+
+    @property
+    def failed(self) -> dict[str, HostResult]:
+        return {h: r for h, r in self.results.items() if r.state is not State.OK}
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.interrupted else exit_code(self.results)
+
+
+class Fleet:
+    """The hosts of one inventory: a file, the name of one, `hosts:a,b`, `ssh_config`, an Ansible
+    inventory (see docs/executor.md), or an Inventory value. A lab is brought up if it is not.
+    `sudo_password`: what sudo on the hosts is told where it asks.
+    """
+
+    def __init__(
+        self,
+        inventory: str | Path | Inventory = "lab",
+        *,
+        emit: Callable[[Event], None] = _ignore,
+        sudo_password: str = "",
+        app: App | None = None,
+    ) -> None:
+        if app is None:
+            from lvsfab.app import App, open_app  # noqa: PLC0415 - start-up time
+
+            if isinstance(inventory, Inventory):
+                app = App(inventory, emit)
+            else:
+                app = open_app(str(inventory), emit)
+        if sudo_password:
+            app.sudo_password = Secret(sudo_password)
+        self.app = app
+        self._facts: dict[str, Facts] = {}
+        self._ready = False
+
+    @property
+    def inventory(self) -> Inventory:
+        return self.app.inventory
+
+    def hosts(self, target: Target = "*") -> tuple[Host, ...]:
+        """The hosts that a target means. Facts are asked of hosts where it speaks of them."""
+        from lvsfab.targets import select, wants_facts  # noqa: PLC0415 - start-up time
+
+        if not isinstance(target, str):
+            unknown = [name for name in target if name not in self.inventory.hosts]
+            if unknown or not target:
+                raise InputError(f"no such hosts: {', '.join(unknown) or '(none named)'}")
+            return tuple(self.inventory.hosts[name] for name in target)
+        if not wants_facts(target):
+            return select(target, self.inventory)
+        select(target, self.inventory, lambda _: {}, empty=True)  # is it a target at all?
+        missing = [name for name in self.inventory.hosts if name not in self._facts]
+        for result in self._gather(missing).results.values():
+            if result.state is not State.OK:
+                self.app.progress(f"{result.host}: no facts: {result.error}")
+        return select(
+            target, self.inventory, lambda h: self._facts[h].flat() if h in self._facts else {}
+        )
+
+    def run(
+        self,
+        target: Target,
+        *argv: str,
+        task: Task | None = None,
+        sudo: bool = False,
+        limits: Limits | None = None,
+        via: str = "",
+        on_line: Line | None = None,
+        on_result: Told = _ignore,
+        **how: Any,
+    ) -> Done:
+        """Run a command: `argv`, or `task`, or Task's own fields (shell=..., script=..., cwd=...).
+
+        `via`: dask://HOST:PORT, whose workers do it (docs/scale.md). `on_line` is told each line
+        as it comes (from several threads), `on_result` each host's end.
+        """
+        from lvsfab.execute.remote import run_on, run_script  # noqa: PLC0415
+        from lvsfab.execute.script import PRELUDE  # noqa: PLC0415
+
+        task = task or Task(argv=argv, **how)
+        names = [host.name for host in self.hosts(target)]
+        if via:
+            from lvsfab.execute.via_dask import run_via  # noqa: PLC0415 - an extra
+
+            found = [self.app.endpoint(name) for name in names]
+            endpoints = [replace(e, sudo=e.sudo or sudo) for e in found]
+            bounds = limits or Limits()
+            return _done(names, run_via(via, endpoints, task, bounds, on_line, on_result))
+        watch = loop.Watch()
+        work = run_on(self._opener(PRELUDE, sudo), task, run_script(task), watch, on_line)
+        return self._each(names, work, limits, on_result, watch)
+
+    def facts(
+        self, target: Target = "*", *, limits: Limits | None = None, on_result: Told = _ignore
+    ) -> tuple[dict[str, Facts], Done]:
+        """Each host's facts, read anew, and how asking went."""
+        names = [host.name for host in self.hosts(target)]
+        done = self._gather(names, limits, on_result)
+        return {name: self._facts[name] for name in names if name in self._facts}, done
+
+    def put(
+        self,
+        target: Target,
+        source: str | Path,
+        path: str,
+        *,
+        mode: str = "",
+        owner: str = "",
+        group: str = "",
+        dry_run: bool = False,
+        sudo: bool = False,
+        limits: Limits | None = None,
+        on_result: Told = _ignore,
+    ) -> Done:
+        """Copy the file `source` to `path` on each host; skipped where it is equal."""
+        from lvsfab import copy  # noqa: PLC0415 - start-up time
+
+        local, want = copy.Local(Path(source)), copy.Wanted(path, mode, owner, group)
+        return self._with_shells(
+            target, sudo, limits, on_result, lambda s: copy.put(s, local, want, dry=dry_run)
+        )
+
+    def get(
+        self,
+        target: Target,
+        path: str,
+        directory: str | Path,
+        *,
+        dry_run: bool = False,
+        sudo: bool = False,
+        limits: Limits | None = None,
+        on_result: Told = _ignore,
+    ) -> Done:
+        """Copy `path` of each host to `directory`/HOST/NAME here; skipped where it is equal."""
+        from lvsfab import copy  # noqa: PLC0415 - start-up time
+
+        name = Path(copy.absolute(path)).name
+        if name in ("", ".."):
+            raise InputError(f"`{path}` names no file")
+        return self._with_shells(
+            target, sudo, limits, on_result,
+            lambda s: copy.get(s, path, Path(directory) / s.host / name, dry=dry_run),
+        )  # fmt: skip
+
+    def state(
+        self,
+        target: Target,
+        kind: str,
+        *,
+        dry_run: bool = False,
+        limits: Limits | None = None,
+        on_result: Told = _ignore,
+        **fields: Any,
+    ) -> Done:
+        """Bring one resource about on each host (fields as in a recipe; absent=True: gone).
+
+        What was there is in the host's journal: `lvsfab down` undoes it.
+        """
+        from lvsfab.execute.states import compile_state  # noqa: PLC0415 - start-up time
+
+        compiled = compile_state(self.inventory, self.hosts(target), kind, fields)
+        return self._states(compiled, dry_run, limits, on_result)
+
+    def apply(
+        self,
+        recipe: str | Path,
+        sets: Mapping[str, str] | None = None,
+        *,
+        dry_run: bool = False,
+        limits: Limits | None = None,
+        on_result: Told = _ignore,
+    ) -> Done:
+        """A recipe of one's own, added to what is up: nothing is undone. Its phases follow each
+        other; within one, hosts are worked on at the same time.
+        """
+        compiled = replace(self.app.compile(str(recipe), dict(sets or {})), cluster=None)
+        if len(compiled.phases) == 1:
+            return self._states(compiled, dry_run, limits, on_result)
+        from lvsfab.app import owner  # noqa: PLC0415 - start-up time
+        from lvsfab.execute.states import AddingEngine  # noqa: PLC0415
+
+        self._bring_up()
+        results = {}
+        with AddingEngine(self.inventory.name, self.app.connect, self.app.emit) as engine:
+            if dry_run:
+                plans = engine.plan(compiled)
+                for host, plan in plans.items():
+                    results[host] = HostResult(host, State.OK, changes=len(plan.steps))
+                return Done(results, plans=plans)
+            outcome = engine.up(compiled, owner())
+            for host in compiled.hosts:
+                if host in outcome.failed:
+                    results[host] = loop.failure(host, outcome.failed[host])
+                elif host in outcome.not_reached:
+                    results[host] = HostResult(host, State.NOT_RUN)
+                else:
+                    changes = len(outcome.plans[host].steps)
+                    results[host] = HostResult(host, State.OK, 0, changes=changes)
+                on_result(results[host])
+        return Done(results)
+
+    # within ------------------------------------------------------------------------------------
+
+    def _bring_up(self) -> None:
+        if not self._ready:
+            self.app.ensure_lab()
+            self._ready = True
+
+    def _opener(self, prelude: str, sudo: bool = False) -> Callable[[str], Shell]:
+        self._bring_up()
+        return opener(self.app, prelude, sudo)
+
+    def _each(
+        self,
+        names: Sequence[str],
+        work: loop.Work,
+        limits: Limits | None,
+        on_result: Told,
+        watch: loop.Watch | None = None,
+    ) -> Done:
+        bounds = limits or Limits()
+        return _done(names, loop.each(names, work, bounds, on_result, watch or loop.Watch()))
+
+    def _with_shells(
+        self,
+        target: Target,
+        sudo: bool,
+        limits: Limits | None,
+        on_result: Told,
+        what: Callable[[Shell], HostResult],
+    ) -> Done:
+        from lvsfab import copy  # noqa: PLC0415 - start-up time
+
+        names = [host.name for host in self.hosts(target)]
+        connect = self._opener(copy.PRELUDE, sudo)
+
+        def one(host: str) -> HostResult:
+            shell = connect(host)
+            try:
+                return what(shell)
+            finally:
+                shell.close()
+
+        return self._each(names, one, limits, on_result)
+
+    def _gather(
+        self, names: Sequence[str], limits: Limits | None = None, on_result: Told = _ignore
+    ) -> Done:
+        from lvsfab import facts  # noqa: PLC0415 - start-up time
+
+        connect = self._opener("")
+
+        def one(host: str) -> HostResult:
+            shell = connect(host)
+            try:
+                records = shell.run(facts.SCRIPT, timeout=FACTS_TIMEOUT, what="its facts")
+            finally:
+                shell.close()
+            if not records:
+                raise CommandError(host, "told no facts")
+            self._facts[host] = facts.parse(records[0].output)
+            return HostResult(host, State.OK, 0)
+
+        return self._each(names, one, limits, on_result)
+
+    def _states(self, compiled: Any, dry_run: bool, limits: Limits | None, on_result: Told) -> Done:
+        from lvsfab.app import owner  # noqa: PLC0415 - start-up time
+        from lvsfab.execute.states import state_on  # noqa: PLC0415
+
+        self._bring_up()
+        plans: dict[str, HostPlan] = {}
+        lock = threading.Lock()
+
+        def planned(plan: HostPlan) -> None:
+            with lock:
+                plans[plan.host] = plan
+
+        names = list(compiled.hosts)
+        work = state_on(
+            compiled, self.app.connect, self.app.emit, owner(), planned if dry_run else None
+        )
+        done = self._each(names, work, limits, on_result)
+        done.plans = {name: plans[name] for name in names if name in plans}
+        return done
+
+
+def _done(names: Sequence[str], found: loop.Fleet) -> Done:
+    results = {name: found.results[name] for name in names}
+    return Done(results, found.interrupted, found.unsure)
+
+
+def opener(app: App, prelude: str, sudo: bool = False) -> Callable[[str], Shell]:
+    """How shells with `prelude` are opened on the hosts of an inventory."""
+    from lvsfab.session import Shell  # noqa: PLC0415 - start-up time
+    from lvsfab.transports.ssh import connect  # noqa: PLC0415
+
+    def open_shell(host: str) -> Shell:
+        endpoint = app.endpoint(host)
+        return Shell(host, connect(replace(endpoint, sudo=endpoint.sudo or sudo)), prelude)
+
+    return open_shell
+
+
+__all__ = ["Done", "Fleet", "HostResult", "Limits", "State", "Task", "UnreachableError"]

@@ -1,0 +1,120 @@
+"""What every command of the command line shares: options, opening an inventory, exit codes, where
+the user's own records are.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from lvsfab.app import App
+    from lvsfab.model import Secret
+    from lvsfab.report import Reporter
+
+CHANGES_PENDING = 2
+VERIFY_FAILED = 3
+BAD_INPUT = 64
+INTERRUPTED = 130
+ASK_SUDO = "lvsfab.ask-sudo"
+
+
+def settings(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE words, as --set takes them."""
+    found = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"`{value}` is not KEY=VALUE", ctx, param)
+        found[key] = text
+    return found
+
+
+def common(*, sets: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options that every command has; the command is given its Reporter."""
+
+    def wrap(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def with_report(
+            *, as_json: bool, verbose: int, listed: str, ask_sudo: bool, **kwargs: Any
+        ) -> None:
+            from lvsfab.report import Reporter  # noqa: PLC0415 - start-up time
+
+            report = Reporter(as_json=as_json, verbose=verbose)
+            report.asked = click.get_current_context().info_name or ""
+            click.get_current_context().find_root().obj = report
+            click.get_current_context().meta[ASK_SUDO] = ask_sudo
+            if listed:
+                kwargs["inventory"] = f"hosts:{listed}"
+            function(report=report, **kwargs)
+
+        options = [
+            click.option("-i", "--inventory", default="lab", show_default=True, metavar="FILE",
+                         help="Inventory file, or the name of one in inventory/."),
+            click.option("-H", "--host", "listed", default="", metavar="A,B,...",
+                         help="These hosts ([user@]host[:port]) instead of an inventory."),
+            click.option("-K", "--ask-sudo-password", "ask_sudo", is_flag=True,
+                         help="Ask once for what sudo on the hosts is told."),
+            click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
+            click.option("-v", "--verbose", count=True, help="Say more; show commands."),
+        ]  # fmt: skip
+        if sets:
+            options.append(
+                click.option("--set", "sets", multiple=True, callback=settings, metavar="KEY=VALUE",
+                             help="A recipe parameter; may be given often.")
+            )  # fmt: skip
+        decorated: Callable[..., None] = with_report
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return wrap
+
+
+backend_option = click.option(
+    "--backend", type=click.Choice(["rootless", "docker"]), default=None,
+    help="Where the lab's hosts run; else as the inventory says, or what fits.",
+)  # fmt: skip
+
+
+def open_app(report: Reporter, inventory: str, backend: str | None = None) -> App:
+    from dataclasses import replace  # noqa: PLC0415 - start-up time
+
+    from lvsfab.app import open_app as opened  # noqa: PLC0415
+
+    app = opened(inventory, report.event)
+    report.about["inventory"] = app.inventory.name
+    if backend is not None and app.inventory.lab is not None:
+        lab = replace(app.inventory.lab, backend=backend)
+        app.inventory = replace(app.inventory, lab=lab)
+    if click.get_current_context().meta.get(ASK_SUDO):
+        app.sudo_password = sudo_password()
+    return app
+
+
+def sudo_password() -> Secret:
+    """Asked for on the terminal; where there is none, a line of standard input."""
+    from lvsfab.errors import InputError  # noqa: PLC0415 - start-up time
+    from lvsfab.model import Secret  # noqa: PLC0415
+
+    if sys.stdin.isatty():
+        import getpass  # noqa: PLC0415
+
+        text = getpass.getpass("sudo password: ")
+    else:
+        text = sys.stdin.readline().removesuffix("\n")
+    if not text or not text.isprintable():
+        raise InputError("no password was given", key="--ask-sudo-password")
+    return Secret(text)
+
+
+def state_folder() -> Path:
+    """Where a user's own records are (XDG base directories)."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".local/state") / "lvsfab"

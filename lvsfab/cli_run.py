@@ -1,0 +1,290 @@
+"""The executor's part of the command line: run, facts, put, get, state, apply."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lvsfab.cli_common import CHANGES_PENDING, common, open_app, settings, state_folder
+
+if TYPE_CHECKING:
+    from lvsfab.api import Done, Fleet
+    from lvsfab.execute.limits import Limits
+    from lvsfab.report import Reporter
+
+
+def limited(function: Callable[..., None]) -> Callable[..., None]:
+    """How many hosts at once, and when to stop."""
+    for option in reversed([
+        click.option("--parallel", type=click.IntRange(1, 4096), default=64, show_default=True,
+                     metavar="N", help="Hosts at once."),
+        click.option("--batch", metavar="N|P%", default="",
+                     help="The next N hosts only when these are done."),
+        click.option("--max-fail", metavar="N|P%", default="",
+                     help="Begin no further host once so many failed."),
+        click.option("--fail-fast", is_flag=True, help="The same as --max-fail 1."),
+    ]):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _limits(parallel: int, batch: str, max_fail: str, fail_fast: bool) -> Limits:
+    from lvsfab.errors import InputError  # noqa: PLC0415 - start-up time
+    from lvsfab.execute.limits import Limits, share  # noqa: PLC0415
+
+    if fail_fast and max_fail:
+        raise InputError("--fail-fast and --max-fail exclude each other")
+    return Limits(
+        parallel,
+        share(batch, "--batch") if batch else None,
+        share("1" if fail_fast else max_fail, "--max-fail") if fail_fast or max_fail else None,
+    )
+
+
+def _fleet(report: Reporter, inventory: str) -> Fleet:
+    from lvsfab.api import Fleet  # noqa: PLC0415 - start-up time
+
+    return Fleet(app=open_app(report, inventory))
+
+
+def _end(done: Done) -> None:
+    if done.exit_code:
+        sys.exit(done.exit_code)
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.argument("target", required=False)
+@click.argument("command", nargs=-1)
+@click.option("--shell", metavar="TEXT", help="Run TEXT by `sh -c` there: 'ps | wc -l'.")
+@click.option("--script", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Send FILE and run it; words after -- are its arguments.")  # fmt: skip
+@click.option("--stdin", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="What the command reads.")  # fmt: skip
+@click.option("--sudo", is_flag=True, help="As root, by sudo -n.")
+@click.option("--cwd", metavar="DIR", default="", help="In this directory.")
+@click.option("--env", multiple=True, callback=settings, metavar="NAME=VALUE",
+              help="With this environment variable; may be given often.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True,
+              help="Seconds for each host; then it is stopped there.")  # fmt: skip
+@click.option("--group", is_flag=True, help="Show equal outputs once, at the end.")
+@click.option("--retry-failed", is_flag=True, help="The hosts that failed in the last run.")
+@click.option("--via", metavar="URL", default="", help="dask://HOST:PORT: let its workers do it.")
+@limited
+@common()
+def run(
+    report: Reporter,
+    inventory: str,
+    target: str | None,
+    command: Sequence[str],
+    shell: str | None,
+    script: Path | None,
+    stdin: Path | None,
+    sudo: bool,
+    cwd: str,
+    env: dict[str, str],
+    timeout: float,
+    group: bool,
+    retry_failed: bool,
+    via: str,
+    **limits: Any,
+) -> None:
+    """Run a command on the hosts that TARGET means: lvsfab run 'rs*' -- ip addr."""
+    from lvsfab.errors import InputError  # noqa: PLC0415 - start-up time
+    from lvsfab.execute import last  # noqa: PLC0415
+    from lvsfab.execute.task import Task  # noqa: PLC0415
+    from lvsfab.report_run import RunReport  # noqa: PLC0415
+
+    if target is None:
+        if not retry_failed:
+            raise InputError("no TARGET", tip="lvsfab run TARGET -- COMMAND...")
+        target = "*"
+    task = Task(
+        argv=tuple(command),
+        shell=shell,
+        script=script.read_bytes() if script is not None else None,
+        stdin=stdin.read_bytes() if stdin is not None else None,
+        cwd=cwd,
+        env=env,
+        timeout=timeout,
+    )
+    bounds = _limits(**limits)
+    fleet = _fleet(report, inventory)
+    names = [host.name for host in fleet.hosts(target)]
+    memory = state_folder()
+    if retry_failed:
+        again = last.failed_hosts(memory, fleet.inventory.name)
+        names = [name for name in names if name in again]
+        if not names:
+            report.say("in the last run no host of this target failed: nothing to do")
+            return
+    shown = RunReport(report, names, grouped=group)
+    live = shown.line if shown.wants_lines else None
+    done = fleet.run(
+        names, task=task, sudo=sudo, limits=bounds, via=via, on_line=live, on_result=shown.result
+    )
+    last.write(memory, fleet.inventory.name, done.results.values())
+    shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)
+    _end(done)
+
+
+@click.command()
+@click.argument("target", default="*")
+@limited
+@common()
+def facts(report: Reporter, inventory: str, target: str, **limits: Any) -> None:
+    """What hosts are and can: system, kernel, modules for LVS, network, sysctls, tools."""
+    from lvsfab.report_run import RunReport, print_facts  # noqa: PLC0415 - start-up time
+
+    bounds = _limits(**limits)
+    fleet = _fleet(report, inventory)
+    found, done = fleet.facts(target, limits=bounds)
+    print_facts(report, found)
+    shown = RunReport(report, ())
+    for result in done.failed.values():
+        shown.result(result)
+    shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)
+    _end(done)
+
+
+@click.command()
+@click.argument("target")
+@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("path")
+@click.option("--mode", default="", help="Octal; else that of the file there, or of SOURCE.")
+@click.option("--owner", default="", metavar="USER[:GROUP]", help="Else that of the file there.")
+@click.option("--sudo", is_flag=True, help="As root, by sudo -n.")
+@click.option("--dry-run", is_flag=True, help="Say what would be changed; exit status 2 if so.")
+@limited
+@common()
+def put(
+    report: Reporter,
+    inventory: str,
+    target: str,
+    source: Path,
+    path: str,
+    mode: str,
+    owner: str,
+    sudo: bool,
+    dry_run: bool,
+    **limits: Any,
+) -> None:
+    """Copy the file SOURCE to PATH on many hosts: checked, at once, skipped where equal."""
+    fleet = _fleet(report, inventory)
+    user, _, group = owner.partition(":")
+    _copied(report, fleet, target, dry_run, lambda told: fleet.put(
+        target, source, path, mode=mode, owner=user, group=group, dry_run=dry_run, sudo=sudo,
+        limits=_limits(**limits), on_result=told,
+    ))  # fmt: skip
+
+
+@click.command()
+@click.argument("target")
+@click.argument("path")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--sudo", is_flag=True, help="As root, by sudo -n.")
+@click.option("--dry-run", is_flag=True, help="Say what would be changed; exit status 2 if so.")
+@limited
+@common()
+def get(
+    report: Reporter,
+    inventory: str,
+    target: str,
+    path: str,
+    directory: Path,
+    sudo: bool,
+    dry_run: bool,
+    **limits: Any,
+) -> None:
+    """Copy the file PATH of many hosts to DIRECTORY/HOST/ here."""
+    fleet = _fleet(report, inventory)
+    _copied(report, fleet, target, dry_run, lambda told: fleet.get(
+        target, path, directory, dry_run=dry_run, sudo=sudo, limits=_limits(**limits),
+        on_result=told,
+    ))  # fmt: skip
+
+
+def _copied(
+    report: Reporter, fleet: Fleet, target: str, dry_run: bool, work: Callable[[Any], Done]
+) -> None:
+    from lvsfab.report_run import RunReport  # noqa: PLC0415 - start-up time
+
+    shown = RunReport(report, [host.name for host in fleet.hosts(target)])
+    done = work(shown.moved)
+    shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)
+    _end(done)
+    if dry_run and any(result.changes for result in done.results.values()):
+        sys.exit(CHANGES_PENDING)
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.argument("target")
+@click.argument("kind")
+@click.argument("words", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--dry-run", is_flag=True, help="Show the plan; exit status 2 if it changes.")
+@limited
+@common()
+def state(
+    report: Reporter,
+    inventory: str,
+    target: str,
+    kind: str,
+    words: Sequence[str],
+    dry_run: bool,
+    **limits: Any,
+) -> None:
+    """Bring one resource about on many hosts: lvsfab state 'rs*' sysctl net.ipv4.ip_forward=1.
+
+    KIND is one that recipes have (sysctl, file, package, address, ...); absent=true wants it
+    gone; content=@FILE reads a file. `lvsfab down` undoes it.
+    """
+    from lvsfab.execute.states import arguments  # noqa: PLC0415 - start-up time
+
+    fields = arguments(kind, words)
+    fleet = _fleet(report, inventory)
+    _changed(report, dry_run, f"state {kind}", lambda told: fleet.state(
+        target, kind, dry_run=dry_run, limits=_limits(**limits), on_result=told, **fields
+    ))  # fmt: skip
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--dry-run", is_flag=True, help="Show the plan; exit status 2 if it changes.")
+@limited
+@common(sets=True)
+def apply(
+    report: Reporter,
+    inventory: str,
+    recipe: str,
+    sets: dict[str, str],
+    dry_run: bool,
+    **limits: Any,
+) -> None:
+    """Add what a RECIPE of your own (a file) says to what is up; `lvsfab down` undoes it."""
+    fleet = _fleet(report, inventory)
+    _changed(report, dry_run, f"apply {recipe}", lambda told: fleet.apply(
+        recipe, sets, dry_run=dry_run, limits=_limits(**limits), on_result=told
+    ))  # fmt: skip
+
+
+def _changed(report: Reporter, dry_run: bool, what: str, work: Callable[[Any], Done]) -> None:
+    from lvsfab.report_run import RunReport  # noqa: PLC0415 - start-up time
+
+    shown = RunReport(report, ())
+    done = work((lambda _: None) if dry_run else shown.result)
+    if dry_run:
+        report.plans(done.plans)
+    elif not report.as_json:
+        hosts = [r for r in done.results.values() if r.changes]
+        changes = sum(r.changes for r in hosts)
+        report.say(f"{what}: {changes} changes on {len(hosts)} of {len(done.results)} hosts")
+    shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)
+    _end(done)
+    if dry_run and any(plan.steps for plan in done.plans.values()):
+        sys.exit(CHANGES_PENDING)
+
+
+COMMANDS = (run, facts, put, get, state, apply)

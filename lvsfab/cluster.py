@@ -1,0 +1,356 @@
+"""From inventory and parameters to the cluster a recipe describes. Pure.
+
+Everything that can be wrong with a cluster is refused here, before any host is touched.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lvsfab.errors import InputError
+from lvsfab.model import (
+    Cluster,
+    ForwardingMethod,
+    Host,
+    Inventory,
+    IPAddress,
+    Keepalived,
+    Network,
+    Protocol,
+    RealServer,
+    Scheduler,
+    VirtualService,
+)
+
+_TUNNEL_DEVICES = {  # the fallback device that each tunnel module brings, by IP version
+    ("ipip", 4): "tunl0",
+    ("ipip", 6): "ip6tnl0",
+    ("gre", 4): "gre0",
+    ("gre", 6): "ip6gre0",
+    ("gue", 4): "tunl0",
+    ("gue", 6): "ip6tnl0",
+}
+
+
+def taking_part(inventory: Inventory, recipe: str, on: str) -> tuple[Host, ...]:
+    """The hosts that have role or group `on`, or that name, and take part in `recipe`."""
+    return tuple(
+        host
+        for host in inventory.hosts.values()
+        if (on in host.roles or on in host.groups or on == host.name) and _plays(host, recipe)
+    )
+
+
+def with_role(inventory: Inventory, recipe: str, role: str) -> tuple[Host, ...]:
+    return tuple(host for host in inventory.with_role(role) if _plays(host, recipe))
+
+
+def _plays(host: Host, recipe: str) -> bool:
+    return not host.only or recipe in host.only
+
+
+def make_cluster(
+    recipe: str, method: ForwardingMethod, inventory: Inventory, parameters: Mapping[str, Any]
+) -> Cluster:
+    """The cluster that `recipe` with these parameters describes. InputError says what is wrong."""
+
+    def bad(message: str, key: str, tip: str = "") -> InputError:
+        return InputError(message, path=inventory.path, key=key, tip=tip)
+
+    directors = with_role(inventory, recipe, "director")
+    servers = with_role(inventory, recipe, "real_server")
+    if not directors:
+        raise bad(f"recipe {recipe} needs a host with role `director`", "hosts")
+    if not servers:
+        raise bad(f"recipe {recipe} needs a host with role `real_server`", "hosts")
+    director = directors[0]
+    vip: IPAddress = parameters["vip"]
+    network = _vip_network(inventory, director, vip)
+    keepalived = _keepalived(method, inventory, directors, vip, parameters)
+    nat = method is ForwardingMethod.NAT
+    for host in inventory.hosts.values():
+        # NAT's director may serve on an address of its own: no real server has to hold it too
+        if host.holds(vip) and not (nat and host is director):
+            raise bad(f"{vip} is {host.name}'s own address; a VIP is no host's own", "vip")
+    port: int = parameters["port"]
+    if port == 0 and not parameters["persistence"]:
+        raise bad("port 0 (all ports) needs persistence", "port")
+    ports = _more_ports(parameters, inventory)
+    if parameters.get("ops") and (parameters["protocol"] != "udp" or nat):
+        raise bad("one-packet scheduling is for UDP, by DR or TUN", "ops")
+    real_servers = _real_servers(method, inventory, director, servers, vip, parameters)
+    tunnel = parameters.get("tunnel", "ipip")
+    client = next(iter(with_role(inventory, recipe, "client")), None)
+    busy = {*(host.name for host in directors), *(server.name for server in servers)}
+    observers = tuple(
+        host.name
+        for host in inventory.hosts.values()
+        if host.name not in busy and host.interface_on(network.name) is not None
+    )
+    return Cluster(
+        recipe=recipe,
+        method=method,
+        service=VirtualService(
+            vip=vip,
+            port=port,
+            protocol=Protocol(parameters["protocol"]),
+            scheduler=Scheduler(parameters["scheduler"]),
+            flags=tuple(parameters["scheduler_flags"] or ()),
+            persistence=parameters["persistence"],
+            netmask=parameters["netmask"],
+            ports=ports,
+        ),
+        real_servers=real_servers,
+        director=director.name,
+        client=client.name if client else None,
+        observers=observers,
+        vip_network=network.name,
+        tunnel=tunnel,
+        tunnel_device=_TUNNEL_DEVICES[tunnel, vip.version],
+        full_nat=bool(parameters.get("full_nat")),
+        backups=tuple(host.name for host in directors[1:]),
+        keepalived=keepalived,
+        public=_public(inventory, recipe, parameters),
+    )
+
+
+def _more_ports(parameters: Mapping[str, Any], inventory: Inventory) -> tuple[int, ...]:
+    """The ports beyond the first that belong to the service."""
+    found = []
+    for word in parameters.get("ports") or ():
+        if not (word.isascii() and word.isdecimal() and 1 <= int(word) <= 65535):
+            raise InputError(f"`{word}` is no port", path=inventory.path, key="ports")
+        found.append(int(word))
+    first: int = parameters["port"]
+    if found and (not first or len({first, *found}) <= len(found)):
+        raise InputError("`port` and `ports` name each port once", path=inventory.path, key="ports")
+    if found and parameters["protocol"] != "tcp":
+        raise InputError("several ports are for TCP", path=inventory.path, key="ports")
+    return tuple(found)
+
+
+def _public(inventory: Inventory, recipe: str, parameters: Mapping[str, Any]) -> IPAddress | None:
+    public: IPAddress | None = parameters.get("public")
+    if public is None:
+        return None
+    routers = with_role(inventory, recipe, "router")
+    if len(routers) != 1 or not routers[0].holds(public):
+        names = ", ".join(host.name for host in routers) or "none"
+        raise InputError(
+            f"{public} must be an address of the one router (here: {names})",
+            path=inventory.path,
+            key="public",
+        )
+    if public.version != 4 or parameters["vip"].version != 4:
+        raise InputError("only IPv4 is forwarded", path=inventory.path, key="public")
+    return public
+
+
+def _keepalived(
+    method: ForwardingMethod,
+    inventory: Inventory,
+    directors: tuple[Host, ...],
+    vip: IPAddress,
+    parameters: Mapping[str, Any],
+) -> Keepalived | None:
+    """None: the director's table is made by ipvsadm."""
+
+    def bad(message: str, key: str, tip: str = "") -> InputError:
+        return InputError(message, path=inventory.path, key=key, tip=tip)
+
+    if parameters.get("balancer") != "keepalived":
+        if len(directors) > 1:
+            names = ", ".join(host.name for host in directors)
+            raise bad(
+                f"directors {names} would all hold the VIP: several need keepalived",
+                "hosts",
+                "--set balancer=keepalived, or leave one of them out with `only`",
+            )
+        return None
+    for key, wrong in (
+        ("vip", "an IPv6 VIP" if vip.version == 6 else ""),
+        ("protocol", "UDP (its check is of TCP)" if parameters["protocol"] == "udp" else ""),
+        ("sorry", "a sorry server" if parameters["sorry"] else ""),
+        ("ports", "a service of several ports" if parameters.get("ports") else ""),
+        ("ops", "one-packet scheduling" if parameters.get("ops") else ""),
+        ("upper", "thresholds" if parameters.get("upper") or parameters.get("lower") else ""),
+        ("full_nat", "full NAT" if parameters.get("full_nat") else ""),
+        ("vip_on", "a VIP on another device" if parameters["vip_on"] else ""),
+        ("tunnel", "a tunnel but ipip" if parameters.get("tunnel", "ipip") != "ipip" else ""),
+    ):
+        if wrong:
+            raise bad(f"lvsfab does not set up {wrong} under keepalived", key, "balancer=ipvsadm")
+    password, gateway = parameters["vrrp_password"] or "", parameters["gateway"]
+    if not re.fullmatch(r"[A-Za-z0-9._+-]{0,8}", password):
+        raise bad("a VRRP password has at most 8 letters, digits or ._+-", "vrrp_password")
+    nat = method is ForwardingMethod.NAT
+    if nat and len(directors) > 1 and gateway is None:
+        raise bad("NAT with several directors needs the servers' gateway: `gateway`", "gateway")
+    if gateway is not None and not nat:
+        raise bad(f"{method.upper()}'s real servers answer past the director", "gateway")
+    for host in directors:
+        _vip_network(inventory, host, vip)
+        if gateway is not None and (host.interface_for(gateway) is None or host.holds(gateway)):
+            raise bad(f"{gateway} must be in a network of {host.name}, and not its own", "gateway")
+    return Keepalived(
+        gateway=gateway,
+        router_id=parameters["vrrp_id"],
+        password=password,
+        **{name: parameters[name] for name in _KEEPALIVED},
+    )
+
+
+_KEEPALIVED = (
+    "preempt", "advert", "check_every", "check_timeout", "check_retries", "check_delay", "inhibit",
+    "connection_sync",
+)  # fmt: skip
+
+
+def _vip_network(inventory: Inventory, director: Host, vip: IPAddress) -> Network:
+    network = inventory.network_of(vip)
+    if network is None:
+        known = ", ".join(
+            f"{n.name} {'/'.join(map(str, n.subnets))}" for n in inventory.networks.values()
+        )
+        raise InputError(
+            f"VIP {vip} is outside every network ({known})", path=inventory.path, key="vip"
+        )
+    if director.interface_on(network.name) is None:
+        raise InputError(
+            f"VIP {vip} is in network {network.name}, where director {director.name} has no "
+            "interface",
+            path=inventory.path,
+            key="vip",
+        )
+    return network
+
+
+def _real_servers(
+    method: ForwardingMethod,
+    inventory: Inventory,
+    director: Host,
+    servers: tuple[Host, ...],
+    vip: IPAddress,
+    parameters: Mapping[str, Any],
+) -> tuple[RealServer, ...]:
+    port: int = parameters["port"]
+    weights: Mapping[str, int] = parameters["weights"] or {}
+    names = [host.name for host in servers]
+    for name in weights:
+        if name not in names:
+            raise InputError(f"`{name}` is no real server here: {', '.join(names)}", key="weights")
+    own = {face.network for face in director.interfaces}
+    found: list[RealServer] = []
+    for host in servers:
+        key = f"hosts.{host.name}"
+        address = host.address(vip.version)
+        if address is None:
+            raise InputError(
+                f"{host.name} has no IPv{vip.version} address, the VIP {vip} is one",
+                path=inventory.path,
+                key=key,
+            )
+        if method is not ForwardingMethod.TUN and not own & {f.network for f in host.interfaces}:
+            raise InputError(
+                f"{host.name} shares no network with director {director.name}; {method.upper()} "
+                "needs that",
+                path=inventory.path,
+                key=key,
+                tip=f"give {host.name} `only: [tun]`, or put it into the director's network",
+            )
+        real_port = host.port or parameters["real_port"] or port
+        if real_port != port and method is not ForwardingMethod.NAT:
+            raise InputError(
+                f"{host.name}: real-server port {real_port} differs from the service's {port}; "
+                f"{method.upper()} cannot translate ports, only NAT can",
+                path=inventory.path,
+                key=f"{key}.port" if host.port else "real_port",
+            )
+        if parameters.get("ports"):  # what is marked keeps its port
+            if real_port != port:
+                raise InputError(
+                    f"{host.name}: several ports cannot be translated to {real_port}",
+                    path=inventory.path,
+                    key="ports",
+                )
+            real_port = 0
+        found.append(RealServer(host.name, address, real_port, weights.get(host.name, host.weight)))
+    places = [(server.address, server.port) for server in found]
+    for server in found:
+        if places.count((server.address, server.port)) > 1:
+            raise InputError(
+                f"real server {server.address}:{server.port} is there twice",
+                path=inventory.path,
+                key=f"hosts.{server.name}",
+            )
+    return _with_sorry(tuple(found), parameters.get("sorry"), inventory)
+
+
+def _with_sorry(
+    servers: tuple[RealServer, ...], sorry: str | None, inventory: Inventory
+) -> tuple[RealServer, ...]:
+    """The sorry server has weight 1 when all others have 0, else 0."""
+    if not sorry:
+        return servers
+    if sorry not in [server.name for server in servers]:
+        raise InputError(
+            f"sorry server `{sorry}` is none of the real servers", path=inventory.path, key="sorry"
+        )
+    needed = not any(server.weight for server in servers if server.name != sorry)
+    return tuple(
+        RealServer(s.name, s.address, s.port, int(needed)) if s.name == sorry else s
+        for s in servers
+    )
+
+
+def names_for(
+    inventory: Inventory, host: Host, cluster: Cluster | None, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The names a recipe may use for one host, beside its parameters:
+
+    host.name, and where the recipe has a cluster: host.address, host.device, host.gateway,
+    host.port; director.address (as this host reaches it), director.gateway (the same, or the
+    address that moves between directors), director.device (the leg towards the real servers);
+    vip_cidr (VIP/32 or /128), vip_device (where the director holds it), vip_leg
+    (the director's interface in the VIP's network), tunnel_device. A name without a value on this
+    host is None.
+    """
+    names: dict[str, Any] = {"host.name": host.name}
+    if cluster is None:
+        return names
+    vip = cluster.service.vip
+    version = vip.version
+    address = host.address(version)
+    device = host.interface_for(address) if address is not None else None
+    first = inventory.hosts[cluster.director]
+    director = host if host.name in cluster.backups else first
+    shared = next(
+        (f for f in director.interfaces if device is not None and f.network == device.network), None
+    )
+    inside = director.interface_for(cluster.real_servers[0].address)
+    on_shared = [a.ip for a in (shared.addresses if shared else ()) if a.version == version]
+    server = next((s for s in cluster.real_servers if s.name == host.name), None)
+    vip_face = director.interface_on(cluster.vip_network or "")
+    names |= {
+        "host.address": str(address) if address else None,
+        "host.device": device.name if device else None,
+        "host.gateway": next((str(g) for g in host.gateways if g.version == version), None),
+        "host.port": (server.port if server else 0) or cluster.service.port,
+        "director.address": str(on_shared[0]) if on_shared else None,
+        "director.gateway": _gateway(cluster, on_shared),
+        "director.device": inside.name if inside else None,
+        "vip_cidr": str(ipaddress.ip_network(vip)),
+        "vip_device": parameters.get("vip_on") or (vip_face.name if vip_face else None),
+        "vip_leg": vip_face.name if vip_face else None,
+        "tunnel_device": cluster.tunnel_device,
+    }
+    return names
+
+
+def _gateway(cluster: Cluster, addresses: list[IPAddress]) -> str | None:
+    if cluster.keepalived is not None and cluster.keepalived.gateway is not None:
+        return str(cluster.keepalived.gateway)
+    return str(addresses[0]) if addresses else None

@@ -1,0 +1,217 @@
+"""Files to and from a host over its one shell: no second protocol, so sudo and labs just work.
+
+Skipped when content, mode and owner are the wanted ones; else written beside the file, checked
+by its SHA-256, and moved into place at once: nobody ever sees half a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lvsfab.errors import CommandError, HostError, InputError, UnreachableError
+from lvsfab.execute.task import HostResult, State
+from lvsfab.session import Record, Shell
+
+CHUNK = 3 * 1024 * 1024  # bytes of a file in one script; the host's shell holds it in memory
+TIMEOUT = 120.0  # s for one chunk
+SLOWEST = 64 * 1024  # bytes/s below which a host is taken for stuck
+_OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+
+PRELUDE = r"""
+c_sum() { sha256sum -- "$1" | cut -d' ' -f1; }
+c_state() { # PATH: mode, owner, group, size, sum; or why not
+  if [ ! -e "$1" ]; then echo absent; return 0; fi
+  if [ ! -f "$1" ]; then echo 'is no regular file'; return 1; fi
+  stat -Lc '%a %U %G %s' -- "$1" && c_sum "$1"
+}
+c_begin() { # PATH
+  c_dir=${1%/*}; c_new=$(mktemp "${c_dir:-/}/.lvsfab.XXXXXXXXXX") || return 1
+  trap 'rm -f -- "$c_new"' EXIT
+  trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 143' TERM
+}
+c_take() { # SIZE: so many bytes of our own standard input; whatever fails, none is run as script
+  rec ready :
+  head -c "$1" <&3 >"$c_new" || { echo 'no room for it'; exit 1; }
+}
+c_end() { # PATH SUM MODE OWNER GROUP
+  c_is=$(c_sum "$c_new")
+  [ "$c_is" = "$2" ] || { echo "arrived as $c_is, not $2"; return 1; }
+  [ "$4:$5" = : ] || chown "$4:$5" "$c_new" || return 1
+  chmod "$3" "$c_new" || return 1
+  sync "$c_new" 2>/dev/null || sync
+  mv -f -- "$c_new" "$1" && trap - EXIT HUP INT TERM
+}
+"""
+
+
+@dataclass(slots=True)
+class Local:
+    """A file of ours to send; its sum is computed once for all hosts."""
+
+    path: Path
+    size: int = field(init=False)
+    sum: str = field(init=False)
+    mode: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            with self.path.open("rb") as file:
+                self.sum = hashlib.file_digest(file, "sha256").hexdigest()
+                status = os.fstat(file.fileno())
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", path=self.path) from None
+        self.size, self.mode = status.st_size, f"{status.st_mode & 0o7777:o}"
+
+    def chunks(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Where a file goes and how: `mode` octal, `owner` and `group` names or numbers; "" keeps
+    what a file there has, else the sent file's mode and the login's user.
+    """
+
+    path: str
+    mode: str = ""
+    owner: str = ""
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        absolute(self.path)
+        if self.path.endswith("/"):
+            raise InputError(f"`{self.path}` names a directory: give the file's whole path")
+        if self.mode and not re.fullmatch(r"0?[0-7]{3,4}", self.mode):
+            raise InputError(f"mode `{self.mode}`: octal digits, such as 0644", key="--mode")
+        for name in filter(None, (self.owner, self.group)):
+            if not _OWNER.fullmatch(name):
+                raise InputError(f"`{name}` is no user or group", key="--owner")
+
+
+def absolute(path: str) -> str:
+    if not path.startswith("/") or "\0" in path or "\n" in path:
+        raise InputError(f"`{path}` is no absolute path on a host")
+    return path
+
+
+def _one(shell: Shell, script: str, what: str) -> Record:
+    (record, *_) = shell.run(script, timeout=TIMEOUT, what=what) or (Record("", 1, ""),)
+    if record.status != 0:
+        told = record.output.strip() or "failed"
+        raise CommandError(shell.host, f"{what}: {told}", status=record.status)
+    return record
+
+
+def put(shell: Shell, local: Local, want: Wanted, *, dry: bool = False) -> HostResult:
+    """Send a file. `changes` of the result is 0 when it was there as wanted."""
+    began = time.monotonic()
+    path = shlex.quote(want.path)
+    lines = _one(shell, f"rec state c_state {path}", want.path).output.split("\n")
+    have = lines[0].split() if lines[0] != "absent" else []
+    mode = (want.mode or (have[0] if have else local.mode)).lstrip("0") or "0"
+    owner = want.owner or (have[1] if have else "")
+    group = want.group or (have[2] if have else "")
+    same_sum = bool(have) and lines[1] == local.sum
+    differs = [
+        name
+        for name, same in (
+            ("content", same_sum),
+            ("mode", bool(have) and have[0] == mode),
+            ("owner", bool(have) and owner == have[1]),
+            ("group", bool(have) and group == have[2]),
+        )
+        if not same and (have or name == "content")
+    ]
+    if not differs:
+        return HostResult(shell.host, State.OK, 0, "equal", seconds=time.monotonic() - began)
+    told = f"{', '.join(differs)}: {'changed' if have else 'new'}, {local.size} bytes"
+    if not dry:
+        _one(shell, f"rec begin c_begin {path}", want.path)
+        if same_sum:
+            _one(shell, f'rec more cp -- {path} "$c_new"', want.path)
+        else:
+            _send(shell, local)
+        owners = f"{shlex.quote(owner)} {shlex.quote(group)}"
+        _one(shell, f"rec end c_end {path} {local.sum} {mode} {owners}", want.path)
+    seconds = time.monotonic() - began
+    return HostResult(shell.host, State.OK, 0, told, seconds=seconds, changes=1)
+
+
+def _send(shell: Shell, local: Local) -> None:
+    """The bytes as they are, once the host said that it takes them."""
+    cut: list[OSError] = []
+
+    def ready(_: Record) -> None:
+        try:
+            for chunk in local.chunks():
+                shell.feed(chunk)
+        except OSError as error:  # it ended: what it said is read yet
+            cut.append(error)
+
+    limit = TIMEOUT + local.size / SLOWEST
+    try:
+        shell.run(
+            f"exec 3<&0\nc_take {local.size}", timeout=limit, on_record=ready, what="the file"
+        )
+    except UnreachableError as error:
+        if cut:
+            raise CommandError(shell.host, f"did not take the file: {error.message}") from None
+        raise
+
+
+def get(shell: Shell, path: str, to: Path, *, dry: bool = False) -> HostResult:
+    """Fetch a file into `to`, with its mode. `changes` is 0 when it was here already."""
+    began = time.monotonic()
+    quoted = shlex.quote(absolute(path))
+    lines = _one(shell, f"rec state c_state {quoted}", path).output.split("\n")
+    if lines[0] == "absent":
+        raise CommandError(shell.host, f"{path}: no such file")
+    mode, _, _, size = lines[0].split()
+    told = f"{size} bytes -> {to}"
+    if to.is_file() and Local(to).sum == lines[1]:
+        return HostResult(shell.host, State.OK, 0, "equal", seconds=time.monotonic() - began)
+    if not dry:
+        try:
+            _fetch(shell, quoted, path, to, int(size), lines[1], int(mode, 8) & 0o777)
+        except OSError as error:
+            raise HostError(shell.host, f"{to} cannot be written: {error.strerror}") from None
+    seconds = time.monotonic() - began
+    return HostResult(shell.host, State.OK, 0, told, seconds=seconds, changes=1)
+
+
+def _fetch(shell: Shell, quoted: str, path: str, to: Path, size: int, want: str, mode: int) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=to.parent, prefix=".lvsfab.")
+    try:
+        digest = hashlib.sha256()
+        with os.fdopen(handle, "wb") as file:
+            for number in range(-(-size // CHUNK)):
+                cut = f"dd if={quoted} bs={CHUNK} skip={number} count=1 2>/dev/null | base64"
+                record = _one(shell, f"c_part() {{ {cut}; }}\nrec part c_part", path)
+                data = base64.b64decode(record.output)
+                digest.update(data)
+                file.write(data)
+        _same(shell.host, path, digest.hexdigest(), want)
+        Path(name).chmod(mode)
+        Path(name).replace(to)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def _same(host: str, path: str, got: str, want: str) -> None:
+    if got != want:
+        raise CommandError(host, f"{path} changed while it was read")

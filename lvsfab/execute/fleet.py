@@ -1,0 +1,239 @@
+"""The loop over the hosts: a window of workers, batches, a bound on failures, one way to stop.
+
+`Watch` holds what runs now. Ctrl-C and time-outs work alike: the host's standard input is ended,
+which makes its watcher stop the command (see script.py), and its answer says that it did.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from lvsfab.errors import CommandError, HostError, UnreachableError
+from lvsfab.execute.limits import Limits
+from lvsfab.execute.task import HostResult, State
+
+STOPPING = 5.0  # s that a host has to say that its command was stopped
+
+Work = Callable[[str], HostResult]
+Told = Callable[[HostResult], None]
+
+
+class Endable(Protocol):
+    """What a watch can end: a shell."""
+
+    def end_input(self) -> None: ...
+
+
+class Watch:
+    """What runs now, by host, and until when. One thread serves all time-outs."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, str]] = []
+        self._running: dict[str, Endable] = {}
+        self._late: set[str] = set()
+        self._count = itertools.count()
+        self._thread: threading.Thread | None = None
+        self.stopping = False
+
+    def begin(self, host: str, shell: Endable, timeout: float) -> None:
+        with self._changed:
+            self._running[host] = shell
+            self._late.discard(host)
+            heapq.heappush(self._due, (time.monotonic() + timeout, next(self._count), host))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="watch", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        if self.stopping:
+            _end(shell)
+
+    def end(self, host: str) -> bool:
+        """The host is done; True when its time was over before."""
+        with self._changed:
+            self._running.pop(host, None)
+            return host in self._late
+
+    def stop(self) -> tuple[str, ...]:
+        """Stop every command that runs; the hosts they run on."""
+        with self._changed:
+            self.stopping = True
+            running = dict(self._running)
+        for shell in running.values():
+            _end(shell)
+        return tuple(running)
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._due:
+                    self._changed.wait()
+                left = self._due[0][0] - time.monotonic()
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+                _, _, host = heapq.heappop(self._due)
+                shell = self._running.get(host)
+                if shell is not None:
+                    self._late.add(host)
+            if shell is not None:
+                _end(shell)
+
+
+def _end(shell: Endable) -> None:
+    with suppress(OSError, EOFError):
+        shell.end_input()
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Results as they came. `interrupted`: by Ctrl-C; `unsure`: hosts that did not say that their
+    command was stopped.
+    """
+
+    results: dict[str, HostResult] = field(default_factory=dict)
+    interrupted: bool = False
+    unsure: tuple[str, ...] = ()
+
+
+def each(hosts: Sequence[str], work: Work, limits: Limits, told: Told, watch: Watch) -> Fleet:
+    """`work` on every host within the limits; `told` of each result, from this thread.
+
+    HostErrors become results; any other exception is a fault of ours and ends the run. A
+    KeyboardInterrupt stops what runs, and is told by `Fleet.interrupted`.
+    """
+    fleet = Fleet()
+    failed = 0
+    for batch in limits.batches(hosts):
+        if fleet.interrupted or limits.too_many(failed, len(hosts)):
+            break
+        already = failed
+
+        def enough(now: int, before: int = already) -> bool:
+            return limits.too_many(before + now, len(hosts))
+
+        pool = _Pool(batch, work, limits.parallel, enough)
+        try:
+            for _ in batch:
+                result = pool.next()
+                if result is None:
+                    break
+                fleet.results[result.host] = result
+                failed += result.state is not State.OK
+                told(result)
+        except KeyboardInterrupt:
+            fleet.interrupted = True
+            _interrupt(fleet, pool, told, watch)
+        finally:
+            pool.todo.clear()
+    for host in hosts:
+        if host not in fleet.results:
+            fleet.results[host] = HostResult(host, State.NOT_RUN)
+    return fleet
+
+
+def _interrupt(fleet: Fleet, pool: _Pool, told: Told, watch: Watch) -> None:
+    pool.todo.clear()
+    watch.stop()
+    deadline = time.monotonic() + STOPPING
+    with suppress(KeyboardInterrupt):  # a second Ctrl-C: without waiting for their word
+        while (left := deadline - time.monotonic()) > 0:
+            result = pool.next(left)
+            if result is None:
+                break
+            if result.state is State.FAILED:
+                result = replace(result, state=State.STOPPED)
+            fleet.results[result.host] = result
+            told(result)
+    fleet.unsure = tuple(pool.busy)
+    for host in fleet.unsure:
+        error = f"did not say within {STOPPING:.0f} s that its command was stopped"
+        fleet.results[host] = HostResult(host, State.STOPPED, error=error)
+
+
+class _Pool:
+    """Daemon threads, so that a host which hangs cannot keep the program from ending."""
+
+    def __init__(
+        self, hosts: Sequence[str], work: Work, parallel: int, enough: Callable[[int], bool]
+    ) -> None:
+        self.todo = deque(hosts)
+        self._enough = enough  # whether so many failures are the end: asked before a next host
+        self._failed = 0
+        self._lock = threading.Lock()
+        self.busy: dict[str, None] = {}
+        self._work = work
+        self._done: queue.SimpleQueue[HostResult | BaseException | None] = queue.SimpleQueue()
+        self._workers = min(parallel, len(hosts))
+        for i in range(self._workers):
+            threading.Thread(target=self._worker, name=f"host-{i}", daemon=True).start()
+
+    def next(self, timeout: float | None = None) -> HostResult | None:
+        """The next result; None when no more will come (or none within `timeout` seconds)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._workers:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                found = self._done.get(timeout=left)
+            except queue.Empty:
+                return None
+            if found is None:
+                self._workers -= 1
+            elif isinstance(found, BaseException):
+                raise found
+            else:
+                self.busy.pop(found.host, None)
+                return found
+        return None
+
+    def _worker(self) -> None:
+        while True:
+            try:
+                host = self.todo.popleft()
+            except IndexError:  # another took the last one, or the run is over
+                self._done.put(None)
+                return
+            self.busy[host] = None
+            try:
+                result = self._one(host)
+                if result.state is not State.OK:
+                    self._count()
+                self._done.put(result)
+            except BaseException as error:
+                self._done.put(error)
+
+    def _count(self) -> None:
+        with self._lock:
+            self._failed += 1
+            if self._enough(self._failed):
+                self.todo.clear()
+
+    def _one(self, host: str) -> HostResult:
+        began = time.monotonic()
+        try:
+            return self._work(host)
+        except HostError as error:
+            return failure(host, error, time.monotonic() - began)
+
+
+def failure(host: str, error: HostError, seconds: float = 0.0) -> HostResult:
+    unreachable = isinstance(error, UnreachableError)
+    command = error if isinstance(error, CommandError) else None
+    return HostResult(
+        host,
+        State.UNREACHABLE if unreachable else State.FAILED,
+        status=command.status if command is not None else None,
+        output=command.output if command is not None else "",
+        error=error.message,
+        tip=error.tip,
+        seconds=seconds,
+    )

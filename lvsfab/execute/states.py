@@ -1,0 +1,143 @@
+"""States ad hoc: one resource on many hosts, or a recipe of one's own, added to what is there.
+
+The engine does the work, so diff, journal and re-read are those of recipes. What differs: nothing
+is undone (a recipe that is up stays up), so what is added lasts until `down`, or until the next
+`up`, which leaves nothing that its recipe does not want.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lvsfab.document import Document
+from lvsfab.engine import Emit, Engine, Event
+from lvsfab.errors import CommandError, ConflictError, InputError
+from lvsfab.execute.fleet import failure
+from lvsfab.execute.task import HostResult, State
+from lvsfab.model import Host, Inventory
+from lvsfab.plan import HostPlan
+from lvsfab.recipe import Compiled, Phase, Recipe, RecipeDoc
+from lvsfab.session import Shell
+from lvsfab.states import BUILDERS, KINDS
+from lvsfab.states.base import Context
+
+_WORDS = {"true": True, "yes": True, "false": False, "no": False}
+
+
+class AddingEngine(Engine):
+    """An engine that leaves alone what a journal has and nobody here wants."""
+
+    def plan(self, compiled: Compiled, **options: Any) -> dict[str, HostPlan]:
+        hosts = {name: compiled.inventory.hosts[name] for name in compiled.hosts}
+        narrowed = replace(compiled, inventory=replace(compiled.inventory, hosts=hosts))
+        plans = super().plan(narrowed, **options)
+        return {h: replace(p, undo=(), late=(), keep=(), forget=False) for h, p in plans.items()}
+
+
+def arguments(kind: str, words: Sequence[str]) -> dict[str, Any]:
+    """What `lvsfab state TARGET KIND WORD...` gives a kind. NAME=VALUE; a word without `=` is the
+    kind's first field; `sysctl net.ipv4.ip_forward=1` is name and value; `NAME=@FILE` a file's
+    content; a value in JSON brackets is a list or an object.
+    """
+    if kind not in BUILDERS:
+        raise InputError(
+            f"no resource kind `{kind}`", tip=f"there are: {', '.join(sorted(BUILDERS))}"
+        )
+    fields = KINDS[kind].__struct_fields__ if kind in KINDS else ()
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals and fields and fields[0] not in found:
+            found[fields[0]] = word
+        elif not equals:
+            raise InputError(f"`{word}` is not NAME=VALUE", key=kind)
+        elif kind == "sysctl" and "." in name:
+            found |= {"name": name, "value": text}
+        else:
+            found[name] = _value(kind, name, text)
+    return found
+
+
+def _value(kind: str, name: str, text: str) -> Any:
+    if name == "absent":
+        if text.lower() not in _WORDS:
+            raise InputError(f"absent=`{text}`: true or false", key=kind)
+        return _WORDS[text.lower()]
+    if text.startswith("@"):
+        try:
+            return Path(text[1:]).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot be read: {error}", path=text[1:], key=kind) from None
+    if text[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{name}: not JSON: {error}", key=kind) from None
+    return text
+
+
+def compile_state(
+    inventory: Inventory, hosts: Sequence[Host], kind: str, args: Mapping[str, Any]
+) -> Compiled:
+    """One recipe line on hosts, as a recipe with one phase."""
+    if kind not in BUILDERS:
+        raise InputError(
+            f"no resource kind `{kind}`", tip=f"there are: {', '.join(sorted(BUILDERS))}"
+        )
+    resources = {
+        host.name: BUILDERS[kind].build(args, Context(inventory, host, {})) for host in hosts
+    }
+    doc = Document(Path("state"), {}, {})
+    recipe = Recipe(doc, RecipeDoc(name="state", title=f"state {kind}", steps=[]), {})
+    return Compiled(recipe, inventory, {}, (Phase("state", resources),), None)
+
+
+Planned = Callable[[HostPlan], None]
+
+
+def state_on(
+    compiled: Compiled,
+    connect: Callable[[str], Shell],
+    emit: Emit,
+    owner: str,
+    planned: Planned | None,
+) -> Callable[[str], HostResult]:
+    """What `fleet.each` does on each host of a compiled recipe with one phase. With `planned`
+    nothing is changed: it is told the plan.
+    """
+    name = compiled.inventory.name
+
+    def told(event: Event) -> None:
+        if event.what != "phase":  # there is but one, and each host has an engine of its own
+            emit(event)
+
+    def one(host: str) -> HostResult:
+        began = time.monotonic()
+        mine = tuple(
+            Phase(phase.on, {host: phase.resources[host]})
+            for phase in compiled.phases
+            if host in phase.resources
+        )
+        alone = replace(compiled, phases=mine)
+        try:
+            with AddingEngine(name, connect, told) as engine:
+                if planned is not None:
+                    plan = engine.plan(alone)[host]
+                    planned(plan)
+                    changes = len(plan.steps)
+                else:
+                    outcome = engine.up(alone, owner)
+                    if host in outcome.failed:
+                        return failure(host, outcome.failed[host], time.monotonic() - began)
+                    changes = outcome.changes
+        except (InputError, ConflictError) as error:  # the plan cannot be carried out on this host
+            raise CommandError(host, error.message, tip=error.tip) from None
+        seconds = time.monotonic() - began
+        return HostResult(host, State.OK, 0, changes=changes, seconds=seconds)
+
+    return one

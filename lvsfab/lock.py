@@ -1,0 +1,109 @@
+"""A host's lock: one run at a time changes it.
+
+The lock is a directory, made by the run's shell on the host and removed when that shell ends,
+however it ends; a shell that was killed leaves it, and the next run sees that its holder (process
+id and start time) is gone and takes it over. Nothing expires while its holder lives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HELPERS = r"""
+proc_start() { # when process $1 started, in ticks since boot: with the pid, its identity
+  # one that is dead (Z, X) and only not yet waited for has none
+  sed -n 's/.*) \([^ZX].*\)/\1/p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20
+}
+proc_below() { # the processes that process $1 started, and those that they did
+  proc_found= proc_level=$1
+  while [ -n "$proc_level" ]; do
+    proc_next=
+    for proc_one in $proc_level; do
+      proc_next="$proc_next $(cat /proc/[0-9]*/stat 2>/dev/null |
+        sed -n "s/^\([0-9]*\) .*) [A-Za-z] $proc_one .*/\1/p" | tr '\n' ' ')"
+    done
+    proc_level=$(echo $proc_next); proc_found="$proc_found $proc_level"
+  done
+  echo $proc_found
+}
+lock_read() {
+  lock_pid= lock_start= lock_since= lock_owner=
+  [ -r /run/lvsfab/lock/owner ] &&
+    read -r lock_pid lock_start lock_since lock_owner </run/lvsfab/lock/owner
+}
+lock_lives() { [ -n "$lock_start" ] && [ "$(proc_start "$lock_pid")" = "$lock_start" ]; }
+lock_end() { # end the run that holds the lock: its shell first, so that it takes no further step
+  kill -STOP "$lock_pid" # and starts nothing while its processes are listed
+  lock_below=$(proc_below "$lock_pid")
+  kill -KILL "$lock_pid"
+  [ -z "$lock_below" ] && return 0
+  kill $lock_below 2>/dev/null
+  sleep 2
+  kill -KILL $lock_below 2>/dev/null
+  return 0
+}
+lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's while it lives
+  deadman_wait
+  lock_tries=0
+  until mkdir -p /run/lvsfab && chmod 700 /run/lvsfab && mkdir /run/lvsfab/lock 2>/dev/null; do
+    lock_tries=$((lock_tries + 1))
+    if [ ! -d /run/lvsfab/lock ]; then
+      [ "$lock_tries" -lt 5 ] && continue
+      mkdir /run/lvsfab/lock && continue
+      return 1
+    fi
+    lock_read
+    if lock_lives; then
+      [ "$lock_pid" = $$ ] && return 0
+      if [ "$2" = break ] && [ "$lock_tries" -lt 5 ]; then
+        printf 'broken %s %s\n' "$(($(date +%s) - lock_since))" "$lock_owner"
+        lock_end
+        continue
+      fi
+      # a run whose controller is gone ends by itself once its step is done
+      [ "$lock_tries" -gt 3 ] || { sleep 1; continue; }
+      printf 'held %s %s\n' "$(($(date +%s) - lock_since))" "$lock_owner"
+      return 3
+    fi
+    # without an owner it was just made (give it a moment), or its maker died there
+    [ -n "$lock_start" ] || [ "$lock_tries" -gt 2 ] || { sleep 1; continue; }
+    lock_was="$lock_pid $lock_start"
+    if ! mkdir /run/lvsfab/lock/claim 2>/dev/null; then # another takes it over, or died doing so
+      [ "$lock_tries" -lt 8 ] || rmdir /run/lvsfab/lock/claim 2>/dev/null
+      [ "$lock_tries" -lt 12 ] || { printf 'held 0 unknown\n'; return 3; }
+      sleep 1
+      continue
+    fi
+    lock_read
+    if [ "$lock_pid $lock_start" != "$lock_was" ]; then
+      rmdir /run/lvsfab/lock/claim
+      continue
+    fi
+    printf 'stale %s %s\n' "$(($(date +%s) - ${lock_since:-$(date +%s)}))" "${lock_owner:-unknown}"
+    rm -rf /run/lvsfab/lock
+  done
+  trap 'rm -rf /run/lvsfab/lock; rmdir /run/lvsfab 2>/dev/null' EXIT
+  trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 141' PIPE; trap 'exit 143' TERM
+  printf '%s %s %s %s\n' "$$" "$(proc_start $$)" "$(date +%s)" "$1" >/run/lvsfab/lock/owner
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What taking a lock said: `word` is held, stale or broken; `age` in seconds; `owner`."""
+
+    word: str
+    age: int
+    owner: str
+
+
+def said(output: str) -> tuple[Said, ...]:
+    """The lines of a lock's record, oldest first; others are passed over."""
+    found = []
+    for line in output.splitlines():
+        word, _, rest = line.partition(" ")
+        age, _, owner = rest.partition(" ")
+        if word in ("held", "stale", "broken") and age.lstrip("-").isdecimal():
+            found.append(Said(word, max(0, int(age[:12])), owner.strip() or "unknown"))
+    return tuple(found)

@@ -1,0 +1,300 @@
+"""From what is wanted, what is there and what was there before: the steps. Pure.
+
+`plan` and `up` share this, so a dry run cannot say what a run does not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_interface
+
+from msgspec.structs import replace
+
+from lvsfab import journal as journals
+from lvsfab.journal import Entry
+from lvsfab.session import Command
+from lvsfab.states.address import Address
+from lvsfab.states.base import Change, Others, Resource, State, changes
+from lvsfab.states.boot import Boot
+from lvsfab.states.ipvs_server import RealServerState
+from lvsfab.states.ipvs_service import VirtualServiceState
+from lvsfab.states.keepalived import KeepalivedConfig
+from lvsfab.states.sysctl import Sysctl
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """In place of a state: the host cannot have this resource, and why."""
+
+    reason: str
+
+
+Have = State | None | Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One resource to change on one host: from `have` to `want` by `commands`."""
+
+    resource: Resource
+    have: State | None
+    changes: tuple[Change, ...]
+    commands: tuple[Command, ...]
+    undo: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.resource.id
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """What a run does on one host: `undo` (what no longer is wanted), `apply`, `late`, the undoing
+    of what the undone stood on (a module may be in use until `apply` is done), and `last`, what
+    keeps all of it over a reboot.
+
+    `record`: journal entries to write before the first change; `keep`: the journal's entries
+    that stay once `undo` is done, `keep_last` those that stay once `late` is. `moves`: the journal
+    must be where a reboot leaves it before `last`. `problems`: why it cannot be done, `conflicts`:
+    what somebody else put there and would be lost; one sentence each.
+    """
+
+    host: str
+    undo: tuple[Step, ...] = ()
+    apply: tuple[Step, ...] = ()
+    record: tuple[Entry, ...] = ()
+    late: tuple[Step, ...] = ()
+    last: tuple[Step, ...] = ()
+    keep: tuple[Entry, ...] = ()
+    keep_last: tuple[Entry, ...] = ()
+    forget: bool = False
+    moves: bool = False
+    problems: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return self.undo + self.apply + self.late + self.last
+
+    @property
+    def durable(self) -> bool:
+        """Whether a reboot of the host will leave what is there."""
+        return journals.durable(self.keep_last)
+
+    def only(self, kinds: Collection[str]) -> HostPlan:
+        """The part of the plan that changes resources of some kinds, and undoes nothing."""
+        apply = tuple(step for step in self.apply if step.resource.type.kind in kinds)
+        ids = {step.id for step in (*apply, *self.last)}
+        return HostPlan(
+            host=self.host,
+            apply=apply,
+            last=self.last,
+            record=tuple(entry for entry in self.record if entry.id in ids),
+            keep_last=self.keep_last,
+        )
+
+
+def plan_host(
+    host: str,
+    wanted: Sequence[Resource],
+    haves: Mapping[str, Have],
+    journal: Sequence[Entry],
+    others: Others | None = None,
+    kept: Sequence[Resource] = (),
+) -> HostPlan:
+    """The plan for one host. `haves` has a state for each wanted and each journalled resource;
+    `others`: what else is there; `kept`: what keeps the wanted over a reboot (persist.py).
+
+    What the journal has and nobody wants is undone; with nothing wanted that is a whole `down`.
+    """
+    ids = {resource.id for resource in (*wanted, *kept)}
+    # last first, but what others may stand on after them: a later run may have put it there
+    gone = sorted(
+        (entry for entry in reversed(journal) if entry.id not in ids),
+        key=lambda entry: entry.type.foundation,
+    )
+    undo = [(entry, step) for entry in gone if (step := _undo(entry, haves)) is not None]
+    later = {entry.id for entry, _ in undo if wanted and entry.type.foundation}
+    problems: list[str] = []
+    conflicts: list[str] = []
+    known = {entry.id for entry in journal}
+    apply: list[Step] = []
+    for resource in (*wanted, *kept):
+        have = haves.get(resource.id)
+        if isinstance(have, Unsupported):
+            problems.append(f"{resource.id}: {have.reason}")
+            continue
+        if resource.id not in known and resource.state is not None:
+            taken = resource.type.taken(resource.key, have, resource.state, others or Others())
+            conflicts += [f"{resource.id}: {taken}"] if taken else []
+        found = changes(resource.state, have)
+        if found:
+            commands = resource.type.commands(resource.key, have, resource.state)
+            if not commands:
+                told = ", ".join(f"{c.field} is {c.have}, wanted {c.want}" for c in found)
+                problems.append(f"{resource.id}: {told}; it cannot be changed on this host")
+                continue
+            apply.append(Step(resource, have, found, commands))
+    added = _added_servers(wanted, haves, known)
+    conflicts += [f"{step.id}: somebody added it to a service of ours" for step in added]
+    late = [entry for entry, _ in undo if entry.id in later]
+    record = tuple(
+        Entry(step.resource.type, step.resource.key, _inherited(step, late))
+        for step in apply
+        if step.id not in known
+    )
+    last_ids = {resource.id for resource in kept}
+    first, last = _off_and_on(
+        [*added, *(step for entry, step in undo if entry.id not in later)],
+        [step for step in apply if step.id in last_ids],
+        haves if any(e.id not in last_ids for e in (*record, *gone)) else {},
+        kept,
+    )
+    return HostPlan(
+        host=host,
+        undo=first,
+        apply=tuple(step for step in apply if step.id not in last_ids),
+        last=last,
+        moves=journals.durable(record) and bool(journal),
+        late=tuple(step for entry, step in undo if entry.id in later),
+        record=record,
+        keep=tuple(entry for entry in journal if entry.id in ids | later),
+        keep_last=(*(entry for entry in journal if entry.id in ids), *record),
+        forget=any(entry.id not in ids for entry in journal),
+        problems=tuple(problems),
+        conflicts=tuple(conflicts),
+    )
+
+
+def _inherited(step: Step, late: Sequence[Entry]) -> State | None:
+    """What was there before `step`, with what entries of its kind that go after it leave to it."""
+    have = step.have
+    for entry in late:
+        if have is not None and entry.before is not None and entry.type is step.resource.type:
+            have = have.inherits(entry.before)
+    return have
+
+
+def _added_servers(
+    wanted: Sequence[Resource], haves: Mapping[str, Have], known: Collection[str]
+) -> list[Step]:
+    """Steps that take out what neither the recipe nor an earlier run (`known`) put into a virtual
+    service that a run of ours made: part of the requests goes there.
+    """
+    ids = {resource.id for resource in wanted} | set(known)
+    found = []
+    for service in wanted:
+        have = haves.get(service.id)
+        if service.id not in known or not isinstance(have, VirtualServiceState):
+            continue
+        for server in have.servers:
+            other = Resource(RealServerState, f"{service.key}->{server}", None)
+            if other.id not in ids:
+                commands = RealServerState.commands(other.key, None, None)
+                gone = (Change("", "present", "absent"),)
+                found.append(Step(other, None, gone, commands, undo=True))
+    return found
+
+
+def _off_and_on(
+    undo: Sequence[Step], last: Sequence[Step], haves: Mapping[str, Have], kept: Sequence[Resource]
+) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """`undo` and `last`, so that nothing is made at boot while the journal changes: a boot in the
+    middle would bring back what is journalled no more, or not yet.
+    """
+    for boot in kept:
+        have = haves.get(boot.id)
+        if boot.type is not Boot or have is None or isinstance(have, Unsupported):
+            continue
+        absent = Resource(Boot, boot.key, None)
+        off = Step(
+            absent, have, changes(None, have), Boot.commands(boot.key, None, None), undo=True
+        )
+        on = Step(
+            boot,
+            None,
+            changes(boot.state, None),
+            Boot.commands(boot.key, None, Boot(name=boot.key)),
+        )
+        return (off, *undo), (*(step for step in last if step.id != boot.id), on)
+    return tuple(undo), tuple(last)
+
+
+def stray_addresses(
+    shared: Collection[str], wanted: Sequence[Resource], journal: Sequence[Entry], others: Others
+) -> tuple[str, ...]:
+    """Of the addresses that a recipe shares out (VIPs), those that a host has where neither the
+    recipe nor an earlier run put them: a conflict each.
+    """
+    ours = {r.id for r in wanted} | {entry.id for entry in journal}
+    kinds = {*(r.type for r in wanted), *(entry.type for entry in journal)}
+    if KeepalivedConfig in kinds:
+        return ()  # VRRP puts them there, or not
+    return tuple(
+        f"{address} is on {dev}, where the recipe does not put it"
+        for address, dev in others.addresses
+        if address in shared and f"{Address.kind}:{address}@{dev}" not in ours
+    )
+
+
+def shared_addresses(wanted: Iterable[Resource]) -> set[str]:
+    """The addresses among wanted resources that have no network of their own (/32, /128)."""
+    faces = (ip_interface(r.state.address) for r in wanted if isinstance(r.state, Address))
+    return {str(f.ip) for f in faces if f.network.prefixlen == f.max_prefixlen}
+
+
+def quiesced(
+    wanted: Iterable[Resource], haves: Mapping[str, Have], addresses: Collection[str]
+) -> tuple[Step, ...]:
+    """Steps on a director that give the real servers at `addresses` weight 0, where they have
+    another: no new connection reaches a server that is not ready.
+    """
+    steps = []
+    for resource in wanted:
+        have = haves.get(resource.id)
+        if (
+            not isinstance(have, RealServerState)
+            or have.address not in addresses
+            or not have.weight
+        ):
+            continue
+        state = replace(have, weight=0)
+        commands = RealServerState.commands(resource.key, have, state)
+        steps.append(
+            Step(
+                Resource(RealServerState, resource.key, state), have, state.changes(have), commands
+            )
+        )
+    return tuple(steps)
+
+
+def _undo(entry: Entry, haves: Mapping[str, Have]) -> Step | None:
+    have = haves.get(entry.id)
+    if isinstance(have, Unsupported):
+        have = None
+    found = changes(entry.before, have)
+    commands = entry.type.commands(entry.key, have, entry.before) if found else ()
+    if not commands:
+        return None  # it is as it was, or goes with the resource that brought it
+    resource = Resource(entry.type, entry.key, entry.before)
+    return Step(resource, have, found, commands, undo=True)
+
+
+def unfinished(steps: Iterable[Step], haves: Mapping[str, Have]) -> list[tuple[Step, str]]:
+    """Of steps that were carried out, those that a fresh read does not confirm, and how."""
+    failed = []
+    steps = tuple(steps)
+    gone = any(step.undo and step.resource.type.foundation for step in steps)
+    for step in steps:
+        have = haves.get(step.id)
+        if gone and step.undo and have is None and step.resource.type is Sysctl:
+            continue  # a parameter that was put back, and then went with its module
+        if isinstance(have, Unsupported):
+            failed.append((step, have.reason))
+            continue
+        left = changes(step.resource.state, have)
+        if left:
+            told = ", ".join(f"{c.field or 'it'} is {c.have}, not {c.want}" for c in left)
+            failed.append((step, told))
+    return failed

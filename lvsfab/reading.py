@@ -1,0 +1,80 @@
+"""What one host said of itself, as values; an answer that makes no sense names its host. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lvsfab import deadman, journal, lock, scripts
+from lvsfab.deadman import Way
+from lvsfab.errors import CommandError, LockedError
+from lvsfab.journal import Entry
+from lvsfab.plan import Have
+from lvsfab.session import Record, by_id
+from lvsfab.states.base import Others, Resource
+
+_LOCK = {
+    "stale": "took over the lock of {0.owner}, whose run is dead (for {0.age} s)",
+    "broken": "ended the run of {0.owner} (for {0.age} s) and took its lock",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HostRead:
+    """`left`: there is something of ours, if only an empty place for a journal; `notes`: what a
+    person should know (whose lock was taken over); `way`: how this controller reaches the host;
+    `others`: addresses and listeners there, whoever put them there.
+    """
+
+    host: str
+    facts: Mapping[str, str]
+    haves: Mapping[str, Have]
+    journal: tuple[Entry, ...]
+    mark: str = ""
+    left: bool = False
+    notes: tuple[str, ...] = ()
+    way: Way | None = None
+    others: Others = field(default_factory=Others)
+
+
+def host_read(host: str, records: Sequence[Record], wanted: Sequence[Resource]) -> HostRead:
+    """The records of `scripts.read_script`. LockedError, CommandError."""
+    found = by_id(records)
+    if "host" not in found:
+        raise CommandError(host, "gave no answer that could be read")
+    facts = scripts.facts(found["host"])
+    taken = found.get("lock")
+    told = lock.said(taken.output) if taken is not None else ()
+    if taken is not None and taken.status == 3 and told:
+        raise LockedError(
+            host,
+            f"is being changed by {told[-1].owner} (for {told[-1].age} s)",
+            tip="wait until that run ends, or end it: --break-lock",
+        )
+    if taken is not None and taken.status != 0:
+        raise CommandError(
+            host,
+            "cannot be locked (is the login root? is /run full or read-only?)",
+            command="mkdir /run/lvsfab/lock",
+            status=taken.status,
+            output=taken.output,
+            tip="log in as root, or set `ssh: {sudo: true}` in the inventory",
+        )
+    if not {"journal", "mark", "others"} <= set(found):
+        raise CommandError(host, "did not say what was done to it before")
+    haves = scripts.haves(host, records)
+    missing = [r.id for r in wanted if r.id not in haves]
+    if missing:
+        raise CommandError(host, f"did not say what it has of {', '.join(missing[:3])}")
+    kept, mark = found["journal"].output, found["mark"].output.strip()
+    return HostRead(
+        host,
+        facts,
+        haves,
+        journal.parse(kept),
+        mark,
+        left=bool(kept.strip() or mark),
+        notes=tuple(_LOCK[t.word].format(t) for t in told),
+        way=deadman.parse(found["way"].output) if "way" in found else None,
+        others=scripts.others(found["others"]),
+    )

@@ -1,0 +1,216 @@
+"""The POSIX scripts that a run sends: to read a host, to change it, to keep its journal and lock.
+Pure: values in, script text out; answers in, values out.
+
+On the host: /run/lvsfab/NAME/journal for what a reboot undoes, /var/lib/lvsfab/NAME/journal for
+what it does not (all of it, where the configuration is kept over a reboot); /run/lvsfab/lock while
+a run is at work (it lives as long as the run's shell).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from lvsfab import deadman, journal, lock
+from lvsfab.deadman import Guard
+from lvsfab.errors import CommandError, InputError
+from lvsfab.journal import Entry
+from lvsfab.plan import Have, Step, Unsupported
+from lvsfab.session import Record
+from lvsfab.states import KINDS, readers_script
+from lvsfab.states.base import Others, Resource, UnsupportedError
+
+_HELPERS = r"""
+journal_read() { # $1: name. Its places are said too: a run may have ended before it wrote there
+  for journal_dir in /run /var/lib; do
+    [ -d "$journal_dir/lvsfab/$1" ] && printf '\nplace %s\n' "$journal_dir/lvsfab/$1"
+    [ -r "$journal_dir/lvsfab/$1/journal" ] && cat "$journal_dir/lvsfab/$1/journal"
+  done
+  [ -d /var/lib/lvsfab ] && [ -z "$(ls -A /var/lib/lvsfab)" ] && printf '\nplace /var/lib/lvsfab\n'
+  return 0
+}
+journal_add() { # $1: directory, $2: lines. On disk before anything is changed
+  mkdir -p "$1" && chmod 700 "$1" && printf '\n%s' "$2" >>"$1/journal" && sync "$1/journal"
+}
+journal_put() { # $1: directory, $2: all lines; none: no journal is left
+  if [ -z "$2" ]; then
+    rm -f "$1/journal" "$1/journal.new" "$1/up.new"
+    rmdir "$1" "${1%/*}" 2>/dev/null
+    return 0
+  fi
+  mkdir -p "$1" && chmod 700 "$1" &&
+    printf '%s' "$2" >"$1/journal.new" && sync "$1/journal.new" && mv "$1/journal.new" "$1/journal"
+}
+mark_read() { # $1: name. What is up: one line of JSON
+  for mark_dir in /run /var/lib; do
+    [ -r "$mark_dir/lvsfab/$1/up" ] && { cat "$mark_dir/lvsfab/$1/up"; return 0; }
+  done
+  return 0
+}
+mark_put() { # $1: directory, $2: the line; none: nothing is up. $3: where it is no more
+  rm -f "$3/up" "$3/up.new"; rmdir "$3" "${3%/*}" 2>/dev/null
+  if [ -z "$2" ]; then
+    rm -f "$1/up" "$1/up.new"; rmdir "$1" "${1%/*}" 2>/dev/null
+    return 0
+  fi
+  mkdir -p "$1" && chmod 700 "$1" && printf '%s\n' "$2" >"$1/up.new" && mv "$1/up.new" "$1/up"
+}
+read_others() { # addresses with their devices; listeners: protocol, port and address in hex
+  has ip && ip -o addr show 2>/dev/null |
+    sed -n 's/^[0-9]*: *\([^ ]*\) *inet6* \([^ ]*\) .*/address \2 \1/p'
+  sed -n 's/^ *[0-9]*: \([0-9A-F]*\):\([0-9A-F]*\) [0-9A-F]*:0000 0A .*/tcp \2 \1/p' \
+    /proc/net/tcp /proc/net/tcp6 2>/dev/null
+  sed -n 's/^ *[0-9]*: \([0-9A-F]*\):\([0-9A-F]*\) [0-9A-F]*:0000 07 .*/udp \2 \1/p' \
+    /proc/net/udp /proc/net/udp6 2>/dev/null
+  return 0
+}
+read_host() {
+  printf 'kernel %s\nuid %s\nboot %s\n' "$(uname -r)" "$(id -u)" \
+    "$(cat /proc/sys/kernel/random/boot_id)"
+}
+"""
+
+
+def prelude() -> str:
+    """Functions that every script of a run may use; sent once to each host."""
+    return lock.HELPERS + deadman.HELPERS + _HELPERS + readers_script()
+
+
+def journal_dir(name: str, volatile: bool) -> str:
+    return f"{'/run' if volatile else '/var/lib'}/lvsfab/{name}"
+
+
+def read_script(
+    name: str, wanted: Sequence[Resource], owner: str = "", *, break_lock: bool = False
+) -> str:
+    """Read a host whole: who it is, its journal, each wanted and each journalled resource.
+
+    With `owner` the host is locked first; when another run holds it, nothing else is read, or
+    with `break_lock` that run is ended.
+    """
+    lines = ["rec host read_host"]
+    if owner:
+        how = " break" if break_lock else ""
+        lines.append(f"rec lock lock_take {shlex.quote(owner)}{how} || return 0")
+        lines.append("rec way ssh_way")
+    lines.append("rec others read_others")
+    lines.append(f"rec mark mark_read {shlex.quote(name)}")
+    lines.append(f"rec journal journal_read {shlex.quote(name)}")
+    lines += _reads((r.type.kind, r.key) for r in wanted)
+    lines.append("seen=" + shlex.quote("|" + "|".join(r.id for r in wanted) + "|"))
+    lines.append(
+        f"journal_read {shlex.quote(name)} | while read -r kind key before; do\n"
+        '  case "$seen" in *"|$kind:$key|"*) continue ;; esac\n'
+        f"  case $kind in {'|'.join(sorted(KINDS))}) ;; *) continue ;; esac\n"
+        '  rec "have:$kind:$key" "read_$kind" "$key"\n'
+        "done"
+    )
+    return "\n".join(lines)
+
+
+def _reads(what: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"rec {shlex.quote(f'have:{k}:{key}')} read_{k} {shlex.quote(key)}" for k, key in what]
+
+
+def change_script(
+    name: str,
+    steps: Sequence[Step],
+    *,
+    record: Sequence[Entry] = (),
+    again: Sequence[Step] = (),
+    guard: Guard | None = None,
+    durable: bool = False,
+) -> str:
+    """Change a host: journal first, then each step, then read again what was changed.
+
+    The first step that fails ends it. `again`: steps of before that are only read again. `guard`:
+    the host takes the steps back by itself unless this is confirmed. `durable`: a reboot will undo
+    nothing.
+    """
+    functions, lines = guard.functions() if guard is not None else [], []
+    for volatile in (True, False):
+        entries = [e for e in record if _lost(e, durable) is volatile]
+        if entries:
+            where = shlex.quote(journal_dir(name, volatile))
+            added = shlex.quote(journal.text(entries))
+            lines.append(f"rec record journal_add {where} {added} || return 0")
+    if guard is not None:
+        lines.append(f"rec arm {guard.arm()} || return 0")
+    for i, step in enumerate(steps):
+        body = (guard.before(i) if guard is not None else "") + " &&\n".join(
+            command.script() for command in step.commands
+        )
+        functions.append(f"do_{i}() {{\n{body}\n}}")
+        lines.append(f"rec do:{i} do_{i} || return 0")
+    return "\n".join([*functions, *lines, reads_script((*steps, *again))])
+
+
+def reads_script(steps: Iterable[Step]) -> str:
+    """Read again what steps were about."""
+    return "\n".join(_reads((s.resource.type.kind, s.resource.key) for s in steps))
+
+
+def forget_script(name: str, keep: Sequence[Entry]) -> str:
+    """Leave `keep` in the host's journal; no entry, no journal."""
+    lines = []
+    durable = journal.durable(keep)
+    for volatile in (False, True):  # an entry that moves is never in neither
+        where = shlex.quote(journal_dir(name, volatile))
+        left = shlex.quote(journal.text(e for e in keep if _lost(e, durable) is volatile))
+        lines.append(f"rec record journal_put {where} {left} || return 0")
+    return "\n".join(lines)
+
+
+def _lost(entry: Entry, durable: bool) -> bool:
+    """Whether a reboot undoes what the entry is about, and so may lose the entry."""
+    return entry.type.volatile and not durable
+
+
+def mark_script(name: str, mark: str, *, durable: bool = False) -> str:
+    """Say on a host what is up (a line of JSON), after a reboot too if `durable`; "" takes the
+    word back.
+    """
+    where, other = (shlex.quote(journal_dir(name, there)) for there in (not durable, durable))
+    return f"rec record mark_put {where} {shlex.quote(mark)} {other}"
+
+
+def haves(host: str, records: Iterable[Record]) -> dict[str, Have]:
+    """What `have:` records say is there, by resource id. CommandError: it makes no sense."""
+    found: dict[str, Have] = {}
+    for record in records:
+        head, _, rest = record.id.partition(":")
+        kind, _, key = rest.partition(":")
+        if head != "have" or kind not in KINDS:
+            continue
+        try:
+            found[rest] = KINDS[kind].parse(key, record.output)
+        except UnsupportedError as error:
+            found[rest] = Unsupported(str(error))
+        except (ValueError, LookupError, TypeError, InputError) as error:
+            raise CommandError(
+                host, f"its answer about {rest} makes no sense: {error}", output=record.output
+            ) from None
+    return found
+
+
+def others(record: Record) -> Others:
+    """The `others` record; a line that makes no sense is passed over."""
+    addresses: list[tuple[str, str]] = []
+    listening: set[tuple[str, int]] = set()
+    for line in record.output.splitlines():
+        words = line.split()
+        if len(words) != 3:
+            continue
+        if words[0] == "address":
+            addresses.append((words[1].partition("/")[0], words[2].partition("@")[0]))
+        elif re.fullmatch(r"[0-9A-F]{4}", words[1]) and (
+            words[0] == "tcp" or not words[2].strip("0")
+        ):
+            listening.add((words[0], int(words[1], 16)))
+    return Others(tuple(addresses), frozenset(listening))
+
+
+def facts(record: Record) -> Mapping[str, str]:
+    """The `host` record: kernel, uid, boot."""
+    return dict(line.partition(" ")[::2] for line in record.output.splitlines() if " " in line)

@@ -1,0 +1,48 @@
+"""Inventories from where people have them already. What `-i` may be:
+
+a file or the name of one in inventory/ (lvsfab's own YAML, or Ansible's), `ssh_config` or
+`ssh_config:FILE` (its Host entries), an Ansible INI file, an executable that prints JSON
+(Ansible's dynamic form), and `hosts:a,b,c` (which `-H a,b,c` stands for).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lvsfab import document, inventory
+from lvsfab.model import Inventory
+
+YAML = (".yml", ".yaml")
+
+
+def load(what: str) -> Inventory:
+    """The inventory that `-i WHAT` means. InputError says what is wrong, and where."""
+    kind, colon, rest = what.partition(":")
+    if colon and kind == "hosts":
+        from lvsfab.sources.hosts import from_list  # noqa: PLC0415 - one of many is needed
+
+        return from_list(rest)
+    if kind == "ssh_config":
+        from lvsfab.sources.ssh_config import from_ssh_config  # noqa: PLC0415
+
+        return from_ssh_config(Path(rest).expanduser() if colon else None)
+    path = inventory.find(what) if not Path(what).is_file() else Path(what)
+    if path.suffix in YAML:
+        doc = document.load(path)
+        if not ansible_yaml(doc.data):
+            return inventory.read(doc)
+        from lvsfab.sources.ansible import from_yaml  # noqa: PLC0415
+
+        return from_yaml(doc)
+    from lvsfab.sources import ansible  # noqa: PLC0415
+
+    return ansible.from_program(path) if os.access(path, os.X_OK) else ansible.from_ini(path)
+
+
+def ansible_yaml(data: Any) -> bool:
+    """Ansible's files have groups at the top (`all` as a rule); ours have a name and hosts."""
+    if not isinstance(data, dict) or {"name", "networks", "lab"} & set(data):
+        return False
+    return "all" in data or "hosts" not in data

@@ -1,0 +1,109 @@
+"""One rule of arptables: what a real server does with ARP for the VIP, and with ARP alone.
+
+The kernel's arp_tables, by `arptables` (arptables-legacy where both are installed). The variant
+that translates to nftables is not used: there, `nft` says the same in plain words.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from lvsfab.errors import InputError
+from lvsfab.session import Command, command
+from lvsfab.states import words
+from lvsfab.states.base import Change, State, UnsupportedError
+
+HELPERS = r"""
+arptables_tool() { if has arptables-legacy; then arptables-legacy "$@"; else arptables "$@"; fi; }
+"""
+
+
+class ArptablesRule(State, frozen=True, kw_only=True):
+    """In table filter. `source`, `destination`: IPv4 addresses in the ARP message. `device`:
+    where it comes in (INPUT) or goes out (OUTPUT). Target `mangle` puts `mangle_source` in place
+    of the source address.
+    """
+
+    kind: ClassVar[str] = "arptables"
+    # a list of the table would make the kernel load it
+    reader: ClassVar[str] = r"""
+  case $(arptables -V 2>/dev/null) in
+  *nf_tables*) has arptables-legacy || { echo nf_tables; return 0; } ;;
+  esac
+  grep -q '^filter$' /proc/net/arp_tables_names 2>/dev/null || return 0
+  arptables_tool -n -L "${1%%,*}" 2>/dev/null | grep '^-j'
+  return 0
+"""
+
+    chain: Literal["INPUT", "OUTPUT", "FORWARD"]
+    source: str | None = None
+    destination: str | None = None
+    device: str | None = None
+    target: Literal["DROP", "ACCEPT", "mangle"]
+    mangle_source: str | None = None
+
+    def __post_init__(self) -> None:
+        for value in (self.source, self.destination, self.mangle_source):
+            if value is not None and words.address(value, self.kind).version != 4:
+                raise InputError(f"{value}: ARP is IPv4's alone", key=self.kind)
+        if self.device is not None:
+            words.interface(self.device, self.kind)
+        if (self.target == "mangle") != (self.mangle_source is not None):
+            raise InputError("`mangle_source` and target mangle go together", key=self.kind)
+
+    def _rule(self) -> tuple[str, ...]:
+        """The rule as arptables(8) is told it, without verb and chain."""
+        rule: list[str] = []
+        if self.source is not None:
+            rule += ["-s", self.source]
+        if self.destination is not None:
+            rule += ["-d", self.destination]
+        if self.device is not None:
+            rule += ["-o" if self.chain == "OUTPUT" else "-i", self.device]
+        rule += ["-j", self.target]
+        if self.mangle_source is not None:
+            rule += ["--mangle-ip-s", self.mangle_source]
+        return tuple(rule)
+
+    @property
+    def key(self) -> str:
+        return ",".join((self.chain, *self._rule()))
+
+    @classmethod
+    def parse(cls, key: str, output: str) -> Self | None:
+        chain, *rule = key.split(",")
+        want = _pairs(rule)
+        for line in output.splitlines():
+            if line == "nf_tables":
+                raise UnsupportedError(
+                    "only arptables-nft is installed here: install arptables-legacy, or `by: nft`"
+                )
+            if _pairs(line.split()) == want:
+                return cls(
+                    chain=chain,  # type: ignore[arg-type]
+                    source=want.get("-s"),
+                    destination=want.get("-d"),
+                    device=want.get("-i") or want.get("-o"),
+                    target=want.get("-j", "DROP"),  # type: ignore[arg-type]
+                    mangle_source=want.get("--mangle-ip-s"),
+                )
+        return None
+
+    def changes(self, have: Self | None) -> tuple[Change, ...]:
+        if have is not None:
+            return ()  # the key is the whole rule
+        return (Change("rule", "absent", " ".join((self.chain, *self._rule()))),)
+
+    @classmethod
+    def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:
+        chain, *rule = key.split(",")
+        argv = ("-D" if want is None else "-A", chain, *rule)
+        return (command("arptables_tool", *argv, shown="arptables " + " ".join(argv)),)
+
+
+def _pairs(rule: list[str]) -> dict[str, str]:
+    """Options with their values; arptables prints them in an order of its own. A wildcard device
+    is one that was not said.
+    """
+    pairs = dict(zip(rule[::2], rule[1::2], strict=False))
+    return {name: value for name, value in pairs.items() if value not in ("*", "any")}

@@ -1,0 +1,107 @@
+"""The whole IPVS table of a recipe's cluster, as its director has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from lvsfab.errors import InputError
+from lvsfab.model import ForwardingMethod, Keepalived, VirtualService
+from lvsfab.states.base import Context, Resource, State
+from lvsfab.states.composite import Composite, arguments, wanted
+from lvsfab.states.file import File
+from lvsfab.states.fou import FOU_PORT
+from lvsfab.states.ipvs_server import RealServerState
+from lvsfab.states.ipvs_service import VirtualServiceState
+from lvsfab.states.keepalived import PROTOCOL, PROTOCOL_FILE, KeepalivedConfig, render
+from lvsfab.states.let_in import LetIn
+from lvsfab.states.module import Module
+from lvsfab.states.nft import NftTable
+from lvsfab.states.package import Package
+from lvsfab.states.service import Service
+
+
+class _Args(msgspec.Struct, forbid_unknown_fields=True):
+    ops: bool = False
+    engine: str = ""
+    upper: int = 0
+    lower: int = 0
+
+
+class IpvsTable(Composite):
+    """Recipe word `ipvs`: modules, the virtual service, its real servers, from the cluster; where
+    that is keepalived's, its package, configuration and service instead of the last two.
+    `upper` and `lower` are thresholds of each server.
+    """
+
+    kind: ClassVar[str] = "ipvs"
+
+    def build(self, args: Mapping[str, Any], context: Context) -> tuple[Resource, ...]:
+        found = arguments(args, _Args, self.kind)
+        cluster = context.cluster
+        if cluster is None:
+            raise InputError("ipvs stands only in a recipe with a cluster", key=self.kind)
+        mark = cluster.service.mark
+        service = VirtualServiceState(
+            protocol="fwmark" if mark else cluster.service.protocol.value,
+            address="" if mark else str(cluster.service.vip),
+            port=0 if mark else cluster.service.port,
+            mark=mark or 0,
+            ipv6=bool(mark) and cluster.service.vip.version == 6,
+            scheduler=cluster.service.scheduler.value,
+            flags=cluster.service.flags,
+            persistence=cluster.service.persistence or 0,
+            netmask=cluster.service.netmask or "",
+            ops=found.ops,
+            engine=found.engine,
+        )
+        tun = cluster.method is ForwardingMethod.TUN
+        servers = [
+            RealServerState(
+                service=service.key,
+                address=str(server.address),
+                port=server.port,
+                method=cluster.method,
+                weight=server.weight,
+                upper=found.upper,
+                lower=found.lower,
+                tun_type=cluster.tunnel if tun else "ipip",  # type: ignore[arg-type]
+                tun_port=FOU_PORT if tun and cluster.tunnel == "gue" else 0,
+            )
+            for server in cluster.real_servers
+        ]
+        modules = [Module(name="ip_vs"), Module(name=f"ip_vs_{service.scheduler}")]
+        if found.engine:
+            modules.append(Module(name=f"ip_vs_pe_{found.engine}"))
+        marks = _marks(cluster.service) if mark else ()
+        if cluster.keepalived is None:
+            return wanted(*modules, service, *servers, *marks)
+        # the package first: it brings the directory that the configuration stands in
+        return wanted(
+            *modules,
+            Package(name="keepalived"),
+            *_let_in(cluster.keepalived),
+            File(path=PROTOCOL_FILE, content=PROTOCOL, mode="0644"),
+            KeepalivedConfig(content=render(cluster, cluster.keepalived, context)),
+            Service(name="keepalived", running=True, enabled=True),
+        )
+
+
+def _let_in(keepalived: Keepalived) -> tuple[State, ...]:
+    """What directors say to each other; IP_VS_SYNC_PORT of include/net/ip_vs.h."""
+    words = ("vrrp", *(("udp/8848",) if keepalived.connection_sync else ()))
+    return tuple(LetIn(allow=word) for word in words)
+
+
+def _marks(service: VirtualService) -> tuple[State, ...]:
+    """What marks the packets of all its ports. Before -150, where verify marks its probes."""
+    family: Literal["ip", "ip6"] = "ip6" if service.vip.version == 6 else "ip"
+    ports = ", ".join(map(str, service.every_port))
+    content = f"""\
+chain prerouting {{
+	type filter hook prerouting priority -151; policy accept;
+	{family} daddr {service.vip} {service.protocol} dport {{ {ports} }} meta mark set {service.mark}
+}}"""
+    return (Module(name="nf_tables"), NftTable(family=family, name="lvsfab_mark", content=content))

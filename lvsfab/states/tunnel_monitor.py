@@ -1,0 +1,100 @@
+"""The tunnel monitor: a daemon on a real server that sees its end of the tunnel dead (the device
+gone or down, an address lost, the director not answering inside it) and restores it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from lvsfab.errors import InputError
+from lvsfab.session import Command
+from lvsfab.states.address import Address
+from lvsfab.states.base import Context, Resource
+from lvsfab.states.composite import Composite, arguments, wanted
+from lvsfab.states.daemon import Daemon
+from lvsfab.states.inner import Inner
+from lvsfab.states.route import Route
+from lvsfab.states.tunnel import MODULES
+
+INTERVAL = 2  # s between two looks
+PATIENCE = 15  # looks between two restorations while only the far end is silent: it may be down
+
+
+class _Args(msgspec.Struct, forbid_unknown_fields=True):
+    wanted: bool
+    dev: str
+
+
+class TunnelMonitor(Composite):
+    """Recipe word `tunnel_monitor`: wanted, dev."""
+
+    kind: ClassVar[str] = "tunnel_monitor"
+
+    def build(self, args: Mapping[str, Any], context: Context) -> tuple[Resource, ...]:
+        found = arguments(args, _Args, self.kind)
+        if context.cluster is None or found.dev not in MODULES:
+            raise InputError("tunnel_monitor stands in a recipe with a tunnel", key=self.kind)
+        if not found.wanted:
+            return ()
+        vip = Address(address=str(ipaddress.ip_network(context.cluster.service.vip)), dev=found.dev)
+        inner = [r.state for r in Inner().build({"dev": found.dev}, context)]
+        addresses = [vip, *(state for state in inner if isinstance(state, Address))]
+        routes = [state for state in inner if isinstance(state, Route)]
+        return wanted(Daemon(name="tunnel", program=program(found.dev, addresses, routes)))
+
+
+def program(dev: str, addresses: list[Address], routes: list[Route]) -> str:
+    """The monitor's text, for a device, the addresses on it and the ways into the tunnel."""
+    make: list[Command] = []
+    for state in (*addresses, *routes):
+        make += state.commands(state.key, None, state)
+    lost = "\n".join(
+        f"  ip -o addr show dev {dev} | grep -qF ' {a.address} ' || "
+        f"{{ echo '{a.address} is not on {dev}'; return 0; }}"
+        for a in addresses
+    )
+    silent = "\n".join(
+        f"  ping -n -q -c 2 -i 0.5 -W 1 -I {r.src} {peer} >/dev/null 2>&1 || "
+        f"{{ echo 'no answer from {peer}'; return 0; }}"
+        for r in routes
+        for peer in [shlex.quote(r.to.partition("/")[0])]
+    )
+    mend = "\n".join(f"  {each.script()}" for each in make)
+    return f"""\
+#!/bin/sh
+# Put here by lvsfab: sees this host's end of the tunnel dead, and restores it.
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+broken() {{
+  ip -o link show dev {dev} up 2>/dev/null | grep -q . || {{ echo '{dev} is not up'; return 0; }}
+{lost}
+  return 1
+}}
+silent() {{
+{silent or "  :"}
+  return 1
+}}
+mend() {{ # what is there already says so, and stays
+  modprobe {MODULES[dev]}
+  ip link set dev {dev} down
+  ip link set dev {dev} up
+  echo 2 >/proc/sys/net/ipv4/conf/{dev}/rp_filter
+{mend}
+}}
+mute=0
+while :; do
+  if why=$(broken); then mute=0
+  elif why=$(silent); then mute=$((mute + 1))
+  else mute=0 why=
+  fi
+  if [ -n "$why" ] && {{ [ "$mute" -le 1 ] || [ $((mute % {PATIENCE})) = 0 ]; }}; then
+    logger -t lvsfab-tunnel "LVS-TUN: $why, restoring {dev}" 2>/dev/null
+    mend 2>/dev/null
+  fi
+  sleep {INTERVAL}
+done
+"""

@@ -1,0 +1,270 @@
+"""SSH by fabric and paramiko: one connection and one exec a host, host keys always verified."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import secrets
+import select
+import shlex
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvsfab.errors import UnreachableError
+from lvsfab.model import Secret
+from lvsfab.transports import trust
+from lvsfab.transports.endpoint import Endpoint
+from lvsfab.transports.trust import fingerprint
+
+if TYPE_CHECKING:
+    import paramiko
+    import tenacity
+
+CONNECT_TIMEOUT = 15.0  # s for TCP, key exchange and login together
+RETRY_WAIT = 0.5  # s before a refused connection is tried again
+MAX_STDERR = 64 * 1024  # bytes kept of what comes on standard error
+CHUNK = 64 * 1024
+
+
+class SSHChannel:
+    """A shell's standard input and output over SSH (`session.Channel`)."""
+
+    def __init__(self, close: Callable[[], None], channel: paramiko.Channel) -> None:
+        self._close = close
+        self._channel = channel
+        self._stderr = bytearray()
+
+    def send(self, data: bytes) -> None:
+        self._channel.settimeout(CONNECT_TIMEOUT)
+        self._channel.sendall(data)
+
+    def recv(self, timeout: float) -> bytes:
+        self._channel.settimeout(timeout)
+        try:
+            return self._channel.recv(CHUNK)
+        finally:
+            self._drain()
+
+    def _drain(self) -> None:
+        while self._channel.recv_stderr_ready():
+            data = self._channel.recv_stderr(CHUNK)
+            if not data:
+                break
+            self._stderr += data[: MAX_STDERR - len(self._stderr)]
+
+    def stderr(self) -> bytes:
+        self._drain()
+        return bytes(self._stderr)
+
+    def end_input(self) -> None:
+        self._channel.shutdown_write()
+
+    def close(self) -> None:
+        with suppress(EOFError, OSError):  # the other end is gone
+            self._channel.close()
+        self._close()
+
+
+def connect(endpoint: Endpoint, *, timeout: float = CONNECT_TIMEOUT) -> SSHChannel:
+    """Log in and start the one shell. UnreachableError says why not, and what to do."""
+    try:
+        return _patiently(endpoint, timeout)
+    except UnreachableError:
+        raise
+    except Exception as error:
+        raise _explained(endpoint, error) from None
+
+
+def _explained(endpoint: Endpoint, error: Exception) -> Exception:
+    import paramiko  # noqa: PLC0415 - heavy: only when a host is reached
+
+    if isinstance(error, paramiko.AuthenticationException):
+        return UnreachableError(
+            endpoint.name,
+            f"login refused: {error}",
+            tip="try `ssh` to it by hand; name a user and key in the inventory (ssh:)",
+        )
+    if isinstance(error, paramiko.SSHException | OSError | EOFError):
+        text = str(error) or type(error).__name__
+        where = endpoint.address + (f" port {endpoint.port}" if endpoint.port else "")
+        return UnreachableError(endpoint.name, f"no SSH connection to {where}: {text}")
+    return error
+
+
+def _changed(
+    endpoint: Endpoint, error: paramiko.BadHostKeyException, name: str
+) -> UnreachableError:
+    """`name`: what known_hosts calls the host."""
+    if endpoint.host_key:
+        way = "`lvsfab lab down` and `lab up` give the lab new ones"
+    else:
+        way = f"if the host was made anew: `ssh-keygen -R '{name}'`, then accept the new one by ssh"
+    return UnreachableError(
+        endpoint.name,
+        f"its host key changed: expected {fingerprint(error.expected_key)}, "
+        f"got {fingerprint(error.key)}",
+        tip=f"somebody may be in between; {way}",
+    )
+
+
+def _patiently(endpoint: Endpoint, timeout: float) -> SSHChannel:
+    """A refused or reset connection is tried again for a moment: an sshd just starting."""
+    try:
+        return _open(endpoint, timeout)
+    except (ConnectionError, EOFError):
+        time.sleep(RETRY_WAIT)
+        return _retrying(timeout)(_open, endpoint, timeout)
+
+
+def _retrying(timeout: float) -> tenacity.Retrying:
+    import tenacity  # noqa: PLC0415 - only when the first attempt failed
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((ConnectionError, EOFError)),
+        stop=tenacity.stop_after_attempt(2) | tenacity.stop_after_delay(timeout),
+        wait=tenacity.wait_fixed(RETRY_WAIT),
+        reraise=True,
+    )
+
+
+def _open(endpoint: Endpoint, timeout: float) -> SSHChannel:
+    config = {} if endpoint.host_key or endpoint.dial else trust.looked_up(endpoint.address)
+    if "proxyjump" in config or "proxycommand" in config:
+        client, close = _by_fabric(endpoint, config, timeout)
+    else:
+        client, close = _direct(endpoint, config, timeout)
+    try:
+        transport: Any = client.get_transport()
+        channel = transport.open_session(timeout=timeout)
+        channel.settimeout(timeout)
+        if endpoint.sudo and endpoint.sudo_password is not None:
+            _by_sudo(endpoint.name, channel, endpoint.sudo_password, timeout)
+        else:
+            channel.exec_command("sudo -n -- sh -s" if endpoint.sudo else "exec sh -s")
+    except BaseException:
+        close()
+        raise
+    return SSHChannel(close, channel)
+
+
+def _by_sudo(host: str, channel: Any, password: Secret, timeout: float) -> None:
+    """A shell of root's on `channel`. sudo is given the password on its standard input, and only
+    once it asks: where it does not ask, the shell would take the password for a command.
+    """
+    word = f"lvsfab-{secrets.token_hex(8)}"
+    asks, ready = f"{word}?".encode(), f"{word}!\n".encode()
+    channel.exec_command(f"sudo -S -p '{word}?' -- sh -c 'echo {word}!; exec sh -s'")
+    said, heard, given = bytearray(), bytearray(), False
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)  # either stream, or the end
+    deadline = time.monotonic() + timeout
+    while not heard.endswith(ready):
+        left = deadline - time.monotonic()
+        if left <= 0 or len(said) + len(heard) > MAX_STDERR or not poll.poll(1000 * left):
+            raise UnreachableError(host, f"sudo did not give a shell within {timeout:.0f} s")
+        if channel.recv_stderr_ready():
+            said += channel.recv_stderr(CHUNK)
+        elif channel.recv_ready():
+            heard += channel.recv(CHUNK)
+        elif channel.eof_received or channel.closed:
+            why = said.decode(errors="backslashreplace").strip()[-500:]
+            raise UnreachableError(host, f"sudo gave no shell: {why or 'it said nothing'}")
+        if asks in said:
+            if given:
+                raise UnreachableError(
+                    host, "sudo does not take the password", tip=f"try `sudo -v` on {host} by hand"
+                )
+            channel.sendall(f"{password.reveal()}\n".encode())
+            given = True
+            said.clear()
+
+
+def _direct(
+    endpoint: Endpoint, config: Mapping[str, Any], timeout: float
+) -> tuple[Any, Callable[[], None]]:
+    """With paramiko alone. TCP comes first: while paramiko is loaded here, sshd starts there."""
+    host = config.get("hostname", endpoint.address)
+    port = endpoint.port or int(config.get("port", 22))
+    sock = (
+        endpoint.dial(timeout) if endpoint.dial else socket.create_connection((host, port), timeout)
+    )
+    try:
+        if sock.family != socket.AF_UNIX:  # a lab's gate gives a pair of local sockets
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        paramiko = trust.load_paramiko()
+        logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
+        client = paramiko.SSHClient()
+        alias = trust.trust(client, endpoint, host, port, config)
+        files = [Path(name) for name in config.get("identityfile", ())]
+        options: dict[str, Any] = {}
+        if endpoint.key is not None:
+            options = {"pkey": trust.private_key(endpoint.key)}
+            options |= {"allow_agent": False, "look_for_keys": False}
+        elif files:
+            options = {"key_filename": [str(path) for path in files if path.is_file()]}
+            options |= {"look_for_keys": False, "allow_agent": trust.agent_allowed(config)}
+        user = endpoint.user or config.get("user") or getpass.getuser()
+        try:
+            client.connect(
+                host, port, user, sock=sock, timeout=timeout,
+                banner_timeout=timeout, auth_timeout=timeout, **options,
+            )  # fmt: skip
+        except paramiko.BadHostKeyException as error:
+            raise _changed(endpoint, error, alias) from None
+    except BaseException:
+        sock.close()
+        raise
+    return client, client.close
+
+
+def _by_fabric(
+    endpoint: Endpoint, config: Mapping[str, Any], timeout: float
+) -> tuple[Any, Callable[[], None]]:
+    """fabric, for what it knows best: the user's ssh_config with its jumps and proxies."""
+    import fabric  # noqa: PLC0415 - heavy: only when a host is reached so
+
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
+    options: dict[str, Any] = {"banner_timeout": timeout, "auth_timeout": timeout}
+    if endpoint.key is not None:
+        options["key_filename"] = str(endpoint.key)
+        options |= {"allow_agent": False, "look_for_keys": False}
+    elif config.get("identityfile"):
+        options |= {"look_for_keys": False, "allow_agent": trust.agent_allowed(config)}
+    connection = fabric.Connection(
+        endpoint.address,
+        user=endpoint.user or None,
+        port=endpoint.port,
+        config=fabric.Config(ssh_config=trust.ssh_config()),  # with what it includes
+        connect_timeout=int(timeout),
+        connect_kwargs=options,
+    )
+    if isinstance(connection.gateway, str):  # a ProxyCommand is the shell's, as OpenSSH has it
+        connection.gateway = shlex.join(["sh", "-c", connection.gateway])
+    hops = [connection]
+    while isinstance(hops[-1].gateway, fabric.Connection):
+        hops.append(hops[-1].gateway)
+    known_as = {
+        hop.host: trust.trust(
+            hop.client, endpoint, hop.host, hop.port, trust.looked_up(hop.original_host)
+        )
+        for hop in hops
+    }
+
+    def close() -> None:
+        for hop in hops:
+            hop.close()
+
+    try:
+        connection.open()
+    except trust.load_paramiko().BadHostKeyException as error:
+        close()
+        raise _changed(endpoint, error, known_as[error.hostname]) from None
+    except BaseException:
+        close()
+        raise
+    return connection.client, close

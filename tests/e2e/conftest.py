@@ -1,0 +1,294 @@
+"""A lab for the session, and the command line as a user types it.
+
+Every test that uses `lab` runs over every backend of `BACKENDS`: `LVSFAB_TEST_BACKENDS`, else
+rootless, and docker where an engine answers or one can be started (root on Debian or Ubuntu). A
+backend that is among them and does not run is a failure, never a skip; and root, who can have
+everything, may skip nothing. Where Docker is left out, the run's last lines say so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvsfab import inventory
+from lvsfab.errors import LabError
+from lvsfab.labs import docker_engine
+from tests.e2e.snapshot import SCRIPT, differences
+
+ROOT = Path(__file__).parent.parent.parent
+LVSFAB = Path(sys.executable).parent / "lvsfab"
+
+
+def engine_answers() -> bool:
+    try:
+        docker_engine.connect().api.close()
+    except LabError:
+        return False
+    return True
+
+
+@contextmanager
+def connected() -> Iterator[docker_engine.Engine]:
+    found = docker_engine.connect()
+    try:
+        yield found
+    finally:
+        found.api.close()
+
+
+def backends() -> list[str]:
+    given = os.environ.get("LVSFAB_TEST_BACKENDS")
+    if given:
+        return given.split(",")
+    startable = os.geteuid() == 0 and shutil.which("apt-get") is not None
+    return ["rootless", "docker"] if startable or engine_answers() else ["rootless"]
+
+
+BACKENDS = backends()
+TROUBLE: list[str] = []  # what went wrong and was gone on with: the run's last lines tell it
+HOSTS = ("client", "router", "director", "rs1", "rs2", "rs3")  # of inventory/lab.yml
+WITHOUT_DOCKER = (
+    "no Docker engine answers, and only root can start one: sudo apt-get install docker.io && "
+    "sudo systemctl start docker; then: make e2e"
+)
+
+
+def pytest_configure() -> None:
+    """A run that is told to end takes down what it started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def parameters(item: pytest.Item) -> dict[str, object]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def on_engine(item: pytest.Item) -> bool:
+    """Whether a test needs the Docker engine."""
+    return "engine" in getattr(item, "fixturenames", ()) or "docker" in parameters(item).values()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests with labs of their own come first: on one engine two labs need different subnets.
+    Tests of hours are run when LVSFAB_TEST_LONG=1 asks for them; each has a short form.
+    LVSFAB_TEST_PART: `docker`, what needs the engine, or `other`, all else (.ci/e2e).
+    """
+    left_out = []
+    items.sort(key=lambda item: ["", *BACKENDS].index(str(parameters(item).get("lab", ""))))
+    if os.environ.get("LVSFAB_TEST_LONG") != "1":
+        left_out += [item for item in items if item.get_closest_marker("long")]
+    if part := os.environ.get("LVSFAB_TEST_PART"):
+        left_out += [item for item in items if on_engine(item) != (part == "docker")]
+    kept = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and "docker" in BACKENDS and os.geteuid() == 0:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and can be run here: {report.longrepr}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for text in TROUBLE:
+        terminalreporter.section("a lab was made twice: its first picture failed", red=True)
+        terminalreporter.write_line(text)
+    if "docker" not in BACKENDS:
+        terminalreporter.section("the half over Docker was NOT RUN", yellow=True)
+        left_out = "LVSFAB_TEST_BACKENDS leaves it out"
+        chosen = "LVSFAB_TEST_BACKENDS" in os.environ
+        terminalreporter.write_line(left_out if chosen else WITHOUT_DOCKER)
+
+
+@dataclass
+class Done:
+    """A finished command line."""
+
+    code: int
+    out: str
+    err: str
+
+    def documents(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return self.documents()[-1]
+
+    def __str__(self) -> str:
+        return f"exit {self.code}\n--- out\n{self.out}\n--- err\n{self.err}"
+
+
+@dataclass
+class LabUnderTest:
+    """A lab that is up, by the inventory file at `path`."""
+
+    path: Path
+    backend: str
+    pristine: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    is_down: bool = False  # known to be: a `down` was good, and nothing came after it
+
+    def cli(self, *argv: str, code: int | None = 0, timeout: float = 300) -> Done:
+        """Run lvsfab with this lab's inventory; `code` is the exit code it must have."""
+        split = argv.index("--") if "--" in argv else len(argv)
+        words = [*argv[:split], "-i", str(self.path), *argv[split:]]
+        self.is_down = self.is_down and argv[0] in ("plan", "run", "lab")
+        done = cli(*words, code=code, timeout=timeout)
+        self.is_down = self.is_down or (argv[0] == "down" and done.code == 0)
+        return done
+
+    def sh(self, host: str, script: str, *, code: int | None = 0) -> str:
+        """Run a script on one host as root, past the engine: what a person would do by hand."""
+        done = self.cli("lab", "ssh", host, "--", script, code=code)
+        return done.out
+
+    def mended(self, mode: str) -> None:
+        """`up` repairs what was damaged, and then there is nothing more to do."""
+        assert self.cli("up", mode, "--no-verify", "--json").json["changes"] > 0
+        self.cli("plan", mode)
+
+    def background(self, host: str, script: str) -> Callable[[], str]:
+        """Start a script that prints `started`; wait for that. The result waits for its end."""
+        argv = [str(LVSFAB), "lab", "ssh", "-i", str(self.path), host, "--", script]
+        process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=ROOT
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        output: list[str] = []
+
+        def finished() -> str:
+            if not output:
+                output.append(process.communicate(timeout=120)[0])
+            return output[0]
+
+        return finished
+
+    def snapshot(self) -> Mapping[str, Mapping[str, str]]:
+        """Everything that a run could leave behind, host by host, section by section."""
+        done = self.cli("run", "*", "--json", "--timeout", "120", "--", "sh", "-c", SCRIPT)
+        return {d["host"]: _sections(d["output"]) for d in done.documents() if "output" in d}
+
+    def left_nothing(self) -> None:
+        """The hosts are as they were when the lab came up."""
+        found = differences(self.pristine, self.snapshot())
+        assert not found, "left behind:\n" + "\n".join(found)
+
+
+def cli(*argv: str, code: int | None = 0, timeout: float = 300, cwd: Path | None = None) -> Done:
+    done = subprocess.run(
+        [str(LVSFAB), *argv],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=cwd or ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    result = Done(done.returncode, done.stdout, done.stderr)
+    if code is not None:
+        assert done.returncode == code, f"lvsfab {' '.join(argv)}\n{result}"
+    return result
+
+
+def _sections(text: str) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("== "):
+            lines = found.setdefault(line[3:], [])
+        else:
+            lines.append(line)
+    return {name: "\n".join(body) for name, body in found.items()}
+
+
+def inventory_file(folder: Path, name: str, backend: str, of: str = "lab", **changes: str) -> Path:
+    """A shipped inventory under another name, with texts replaced."""
+    text = inventory.find(of).read_text()
+    text = text.replace(f"name: {of}\n", f"name: {name}\n", 1)
+    text = text.replace("  memory: 128", f"  backend: {backend}\n  kernel: built\n  memory: 128", 1)
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / f"{name}.yml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker_engine.Engine]:
+    """The user's Docker engine, else one for the session (.ci/docker)."""
+    if "docker" not in BACKENDS:
+        pytest.skip(WITHOUT_DOCKER)
+    if engine_answers():
+        with connected() as found:
+            yield found
+        return
+    script = str(ROOT / ".ci/docker")
+    started = subprocess.run(
+        [script, "start"], stdout=subprocess.PIPE, text=True, check=True, timeout=600
+    )
+    said = dict(line.split("=", 1) for line in started.stdout.splitlines())
+    os.environ["DOCKER_HOST"] = said["DOCKER_HOST"]
+    try:
+        with connected() as found:
+            yield found
+    finally:
+        del os.environ["DOCKER_HOST"]
+        subprocess.run([script, "stop", said["LVSFAB_ENGINE"]], check=True, timeout=120)
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LabUnderTest]:
+    """One lab for the whole session; tests leave it as they found it (`clean` sees to that)."""
+    if request.param == "docker":
+        request.getfixturevalue("engine")
+    folder = tmp_path_factory.mktemp(request.param)
+    # a Docker lab's management network is one of this machine's: another session has another
+    own = {"100.64.10.0": f"100.{65 + os.getpid() % 63}.{os.getpid() // 63 % 256}.0"}
+    path = inventory_file(folder, f"e2e-{os.getpid()}", request.param, **own)
+    found = LabUnderTest(path, request.param)
+    os.environ["XDG_STATE_HOME"] = str(folder)  # runs of tests are not their user's history
+    try:
+        found.cli("lab", "up", timeout=900)
+        try:
+            found.pristine = found.snapshot()
+        except AssertionError as error:
+            # Seen once in some hundred labs: a host took its first command and never answered.
+            # Told at the end with the consoles, for it is not explained; the tests get another lab.
+            TROUBLE.append(str(error))
+            TROUBLE.extend(found.cli("lab", "logs", host, code=None).out[-2000:] for host in HOSTS)
+            found.cli("lab", "down")
+            found.cli("lab", "up", timeout=900)
+            found.pristine = found.snapshot()
+        yield found
+    finally:
+        found.cli("lab", "down")
+
+
+@pytest.fixture
+def clean(lab: LabUnderTest) -> Iterator[LabUnderTest]:
+    """The lab with nothing up; after the test it is taken down, whatever the test left."""
+    yield lab
+    if not lab.is_down:
+        lab.cli("down")

@@ -1,0 +1,206 @@
+"""Tutorials 3 and 5 on real kernels: keepalived checks real servers, and directors take over."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.e2e.conftest import BACKENDS, LVSFAB, ROOT, LabUnderTest
+from tests.e2e.test_interruption import killed
+from tests.e2e.test_tutorials import alternates, system, tries
+
+pytestmark = pytest.mark.lab
+VIP, GATEWAY = "203.0.113.100", "10.71.12.1"
+PUBLIC = "http://211.83.113.119"
+# checks that a test can wait for: a dead server is seen within 1 + 1 + 2 * 1 s
+QUICK = {"check_every": "1", "check_timeout": "1", "check_retries": "1", "check_delay": "1"}
+NAT = {**QUICK, "connection_sync": "yes"}
+
+
+def up(lab: LabUnderTest, mode: str, sets: dict[str, str], *more: str) -> None:
+    lab.cli("up", mode, *more, *(w for k, v in sets.items() for w in ("--set", f"{k}={v}")))
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def nat(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LabUnderTest]:
+    """System 3, up and proved."""
+    if request.param == "docker":
+        request.getfixturevalue("engine")
+    with system("3-nat-keepalived", request.param, tmp_path_factory.mktemp("nat")) as lab:
+        up(lab, "nat", NAT)
+        yield lab
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def dr(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LabUnderTest]:
+    """System 5, up and proved."""
+    if request.param == "docker":
+        request.getfixturevalue("engine")
+    with system("5-dr-one-public-address", request.param, tmp_path_factory.mktemp("dr")) as lab:
+        up(lab, "dr", QUICK)
+        yield lab
+
+
+def until(holds: Callable[[], bool], seconds: float) -> float:
+    """Wait until `holds`; how long it took. A failure when it does not within `seconds`."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.3)
+    return time.monotonic() - began
+
+
+def holders(lab: LabUnderTest, address: str) -> list[str]:
+    look = f"ip -o addr show to {address}"
+    return [host for host in ("lb1", "lb2") if lab.sh(host, look)]
+
+
+def weights(lab: LabUnderTest, director: str) -> dict[str, int]:
+    """Real server's address -> weight, as the director has it."""
+    found = re.findall(r" -r ([0-9.]+):\d+ .*-w (\d+)", lab.sh(director, "ipvsadm -Sn"))
+    return {address: int(weight) for address, weight in found}
+
+
+def test_3_the_tutorials_table_and_gateway(nat: LabUnderTest) -> None:
+    (active,) = holders(nat, VIP)
+    assert holders(nat, GATEWAY) == [active]
+    assert weights(nat, active) == {"10.71.12.69": 100, "10.71.12.76": 100}
+    assert "via 10.71.12.1" in nat.sh("web1", "ip route show default")
+    assert alternates(tries(nat, f"http://{VIP}:15000"))
+    up(nat, "nat", NAT, "--no-verify")
+    nat.cli("plan", "nat", *(w for k, v in NAT.items() for w in ("--set", f"{k}={v}")))
+
+
+def test_3_a_dead_server_leaves_the_table_within_its_check_time(nat: LabUnderTest) -> None:
+    (active,) = holders(nat, VIP)
+    nat.sh("web2", "kill $(cat /run/lvsfab/testpage-15000/pid)")
+    until(lambda: weights(nat, active) == {"10.71.12.69": 100}, 4 + 3)
+    assert set(tries(nat, f"http://{VIP}:15000")) == {"web1"}
+    up(nat, "nat", NAT, "--no-verify")  # starts the page again
+    until(lambda: len(weights(nat, active)) == 2, 2 + 3)
+    assert alternates(tries(nat, f"http://{VIP}:15000"))
+
+
+def test_3_a_drained_server_gets_no_new_connection(nat: LabUnderTest) -> None:
+    (active,) = holders(nat, VIP)
+    nat.cli("drain", "web1")
+    until(lambda: weights(nat, active)["10.71.12.69"] == 0, 5)
+    assert holders(nat, VIP) == [active]
+    assert set(tries(nat, f"http://{VIP}:15000")) == {"web2"}
+    nat.cli("restore", "web1")
+    until(lambda: weights(nat, active)["10.71.12.69"] == 100, 5)
+
+
+def test_3_the_active_director_dies(nat: LabUnderTest) -> None:
+    """Under 20 requests a second, with a long transfer on its way: that one lives on."""
+    (active,) = holders(nat, VIP)
+    (other,) = {"lb1", "lb2"} - {active}
+    transfer = nat.background(
+        "client",
+        f"curl -s -r 0-393215 -o /dev/null -w '%{{http_code}} %{{size_download}} %{{exitcode}}' "
+        f"http://{VIP}:15000/slow & sleep 2; echo started; wait",
+    )
+    argv = [LVSFAB, "verify", "--for", "15", "--gap", "8", "--json", "-i", nat.path]
+    watching = subprocess.Popen(
+        list(map(str, argv)), stdout=subprocess.PIPE, text=True, cwd=ROOT, stdin=subprocess.DEVNULL
+    )
+    time.sleep(6)
+    nat.cli("lab", "reboot", active)  # its power is cut, and it comes back with nothing
+    out, _ = watching.communicate(timeout=60)
+    found = json.loads(out.splitlines()[-1])
+    assert found["status"] == "pass", found
+    assert found["requests"] == 300
+    assert found["directors"]["before"] == {active: "active", other: "standby"}
+    assert found["directors"]["after"][other] == "active"
+    assert 1 < found["gap"]["seconds"] < 8
+    assert holders(nat, VIP) == holders(nat, GATEWAY) == [other]
+    assert transfer() == "206 393216 0"
+
+    failed = nat.cli("verify", "--json", code=3).json
+    assert [c["id"] for c in failed["checks"] if c["status"] == "fail"] == ["directors"]
+    up(nat, "nat", NAT)  # the other one again stands by: nopreempt
+    assert holders(nat, VIP) == [other]
+
+
+def test_5_replies_leave_by_the_router_under_its_address(dr: LabUnderTest) -> None:
+    assert alternates(tries(dr, PUBLIC))
+    rules = dr.sh("router", "nft list table ip lvsfab_public")
+    assert "dport 80 dnat to 192.168.1.169:80" in rules
+    assert dr.sh("client", "ip route show default") == ""  # it knows no other way
+
+
+def test_5_a_dead_server_has_weight_0_in_the_table(dr: LabUnderTest) -> None:
+    dr.sh("web2", "kill $(cat /run/lvsfab/testpage-80/pid)")
+    until(lambda: weights(dr, "director") == {"192.168.1.166": 1, "192.168.1.167": 0}, 4 + 3)
+    assert set(tries(dr, PUBLIC)) == {"web1"}
+    up(dr, "dr", QUICK, "--no-verify")
+    until(lambda: weights(dr, "director")["192.168.1.167"] == 1, 2 + 3)
+
+
+def test_5_a_client_keeps_its_server_until_the_time_is_over(dr: LabUnderTest) -> None:
+    up(dr, "dr", {**QUICK, "persistence": "6"}, "--no-verify")
+    until(lambda: "persistent 6" in dr.sh("director", "ipvsadm -ln"), 5)
+    dr.sh("director", "ipvsadm --set 2 2 2")  # s; a client is remembered while it has connections
+    (first,) = set(tries(dr, PUBLIC))
+    (second,) = set(tries(dr, PUBLIC, "client2"))
+    assert first != second  # rr: the next client gets the next server
+    templates = "ipvsadm -Lnc | grep -c ':0 .*:80'"
+    assert dr.sh("director", templates).strip() == "2"
+    until(lambda: dr.sh("director", f"{templates} || true").strip() == "0", 6 + 9)
+    up(dr, "dr", QUICK, "--no-verify")
+
+
+def test_3_survives_a_reboot_of_all(nat: LabUnderTest) -> None:
+    up(nat, "nat", NAT, "--persist", "--no-verify")
+    for host in ("lb1", "lb2", "web1", "web2", "router", "client"):
+        nat.cli("lab", "reboot", host, "--keep")
+    assert nat.cli("verify", "--json").json["status"] == "pass"
+
+
+def test_3_lvsfab_killed_every_few_steps(nat: LabUnderTest) -> None:
+    nat.cli("down")
+    argv = ["up", "nat", "--persist", "--no-verify"]
+    argv += [w for k, v in NAT.items() for w in ("--set", f"{k}={v}")]
+    kills = 0
+    while killed(nat, 4, *argv):
+        kills += 1
+        assert kills < 20
+    assert nat.cli("verify", "--json").json["status"] == "pass"
+    while killed(nat, 4, "down"):
+        kills += 1
+        assert kills < 40
+    assert kills > 5
+    nat.left_nothing()
+
+
+# the tutorial's hosts have a firewall, of iptables as it comes with Debian (over nftables)
+SHUT = """
+    iptables -A INPUT -i mgmt -j ACCEPT
+    iptables -A INPUT -p tcp -j ACCEPT
+    iptables -A INPUT -p icmp -j ACCEPT
+    iptables -P INPUT DROP
+"""
+
+
+def test_3_the_firewall_lets_vrrp_through(nat: LabUnderTest) -> None:
+    up(nat, "nat", NAT, "--no-verify")
+    for host in ("lb1", "lb2"):
+        nat.sh(host, SHUT)
+    until(lambda: len(holders(nat, VIP)) == 2, 15)  # neither hears the other
+    up(nat, "nat", NAT)
+    assert len(holders(nat, VIP)) == len(holders(nat, GATEWAY)) == 1
+    nat.cli("down")
+    for host in ("lb1", "lb2"):
+        rules = nat.sh(host, "nft list chain ip filter INPUT")
+        assert "policy drop" in rules
+        assert "lvsfab" not in rules
+        nat.cli("lab", "reboot", host)

@@ -1,0 +1,116 @@
+"""Nobody is locked out, nobody is locked in: recipes that cut the way to the controller on
+purpose, conflicts with what others put there, two controllers, hosts that fail.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import LabUnderTest
+
+pytestmark = pytest.mark.lab
+
+CUTTING = """\
+name: cutting
+title: each host loses the way that lvsfab comes by, each in another manner
+steps:
+  - on: rs1
+    do:
+      - address: {address: %s, dev: mgmt, absent: true}
+  - on: rs2
+    do:
+      - link: {name: mgmt, up: false}
+  - on: client
+    do:
+      - module: {name: nf_tables}
+      - nft: {family: inet, name: closed, content: "chain in {
+              type filter hook input priority 0; policy drop; }"}
+"""
+
+
+def recipe(folder: Path, text: str) -> str:
+    path = folder / "mine.yml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("host", ["rs1", "rs2", "client"])
+def test_a_recipe_that_cuts_the_way_is_undone_by_the_host(
+    clean: LabUnderTest, tmp_path: Path, host: str
+) -> None:
+    address = clean.sh("rs1", "ip -o -4 addr show dev mgmt").split()[3]
+    steps = (CUTTING % address).split("  - on: ")
+    only = steps[0] + "".join(f"  - on: {s}" for s in steps[1:] if s.startswith(host))
+    began = time.monotonic()
+    done = clean.cli("up", recipe(tmp_path, only), code=5)
+    assert time.monotonic() - began < 60
+    assert f"{host}: " in done.err
+    assert "cut this controller off" in done.err
+    assert "the host undid it by itself and is as it was" in done.err
+    assert "done:" not in done.err or f"done: {host}" not in done.err
+    clean.cli("down")
+    clean.left_nothing()
+
+
+def test_an_ordinary_run_needs_no_second_connection(clean: LabUnderTest) -> None:
+    for mode in ("nat", "dr", "tun"):
+        result = clean.cli("up", mode, "--no-verify", "--json").json
+        assert set(result["handshakes"].values()) == {1}
+
+
+def test_what_somebody_else_put_in_the_way(clean: LabUnderTest) -> None:
+    """Another virtual service, a VIP on another host, a listener on the test page's port."""
+    clean.sh("director", "ipvsadm -A -t 10.1.1.100:80 -s wlc")
+    clean.sh("director", "ipvsadm -a -t 10.1.1.100:80 -r 192.168.10.77:80 -m")
+    clean.sh("director", "ipvsadm -A -t 10.1.1.7:25 -s rr")
+    clean.sh("router", "ip addr add 10.1.1.100/32 dev lo")
+    clean.sh("rs1", "nc -l -p 80 >/dev/null 2>&1 </dev/null & sleep 0.3", code=None)
+    before = clean.snapshot()
+    planned = clean.cli("plan", "nat", "--json", code=2).json
+    told = json.dumps(planned["conflicts"])
+    assert "virtual_service:tcp:10.1.1.100:80: there is such a service (wlc" in told
+    assert "10.1.1.100 is on lo" in told
+    refused = clean.cli("up", "nat", code=1)
+    assert "router: 10.1.1.100 is on lo" in refused.err
+    assert "nothing was changed" in refused.err
+    assert clean.snapshot() == before
+    clean.sh("router", "ip addr del 10.1.1.100/32 dev lo")
+    clean.sh("director", "ipvsadm -D -t 10.1.1.100:80")
+    clean.sh("rs1", "kill $(pidof nc) 2>/dev/null", code=None)
+    clean.cli("up", "nat", "--no-verify")
+    added = "-a -t 10.1.1.100:80 -r 192.168.10.77:80 -m -w 1"
+    clean.sh("director", f"ipvsadm {added}")  # into the service that is ours now
+    planned = clean.cli("plan", "nat", "--json", code=2).json
+    assert "192.168.10.77:80: somebody added it" in json.dumps(planned["conflicts"])
+    clean.cli("up", "nat", code=1)
+    assert added in clean.sh("director", "ipvsadm -Sn")
+    clean.cli("up", "nat", "--adopt")
+    assert added not in clean.sh("director", "ipvsadm -Sn")
+    assert "10.1.1.7:25" in clean.sh("director", "ipvsadm -Sn")  # not in the way: left alone
+    clean.cli("down")
+    assert clean.sh("director", "ipvsadm -Sn").split() == ["-A", "-t", "10.1.1.7:25", "-s", "rr"]
+    clean.cli("lab", "reboot", "director")  # what this test itself put there goes
+
+
+def test_a_host_that_fails_is_gone_on_with(clean: LabUnderTest) -> None:
+    """rs2 cannot do its part: the director waits; then --resume does the rest."""
+    clean.sh("rs2", "mkdir -p /run/lvsfab-testpage-80/index.html; "
+                    "mount -t tmpfs -o ro t /run/lvsfab-testpage-80")  # fmt: skip
+    try:
+        failed = clean.cli("up", "dr", code=5)
+        assert "failed: rs2" in failed.err
+        assert "not reached: director" in failed.err
+        assert clean.sh("director", "cat /proc/net/ip_vs 2>/dev/null", code=None) == ""
+        rolled = clean.cli("up", "dr", "--rollback", code=5)
+        assert "brought back to what they were" in rolled.err
+    finally:
+        clean.sh("rs2", "umount /run/lvsfab-testpage-80; rm -rf /run/lvsfab-testpage-80 /run/mount")
+    events = clean.cli("up", "--resume", "--json", "--no-verify", code=None).documents()
+    assert {e["host"] for e in events if e["event"] == "step"} <= {"director", "rs1", "rs2"}
+    assert clean.cli("up", "dr").code == 0
+    clean.cli("down")
+    clean.left_nothing()

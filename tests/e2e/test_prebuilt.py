@@ -1,0 +1,42 @@
+"""What `make demo` does on a new machine: the distribution's own kernel, and what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.conftest import LabUnderTest, inventory_file
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def prebuilt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
+    path = inventory_file(tmp_path_factory.mktemp("prebuilt"), "e2e-prebuilt", "rootless")
+    path.write_text(path.read_text().replace("kernel: built", "kernel: prebuilt"))
+    lab = LabUnderTest(path, "rootless")
+    try:
+        lab.cli("lab", "up", timeout=900)
+        yield lab
+    finally:
+        lab.cli("lab", "down")
+
+
+def test_one_command_builds_and_proves_a_cluster(prebuilt: LabUnderTest) -> None:
+    done = prebuilt.cli("up", "tun")
+    assert "PROVED" in done.out
+    assert prebuilt.cli("verify", "--json").json["status"] == "pass"
+
+
+def test_what_this_kernel_cannot_do_is_said_before_anything_is_changed(
+    prebuilt: LabUnderTest,
+) -> None:
+    prebuilt.cli("up", "dr", "--no-verify")
+    refused = prebuilt.cli("up", "dr", "--set", "arp=arptables", "--json", code=64)
+    error = refused.json
+    assert error["error"] == "InputError"
+    assert "rs1" in error["message"]
+    assert "arp" in error["message"]
+    assert "--kernel built" in error["tip"]
+    assert prebuilt.cli("plan", "dr", "--json").json["changes"] == 0

@@ -1,0 +1,176 @@
+"""Builds that fail, kernels that are looked at, containers that ended, streams in frames."""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvsfab.errors import LabError
+from lvsfab.labs import docker_console, docker_dial, docker_image, docker_kernel
+from lvsfab.labs.docker_engine import Engine
+from lvsfab.labs.kernel import Kernel
+
+STEPS = [
+    {"stream": "Step 1/3 : FROM base"},
+    {"stream": "\n"},
+    {"stream": " ---> 8359d7eef727\n"},
+    {"stream": "Step 2/3 : RUN apt-get update"},
+    {"stream": "\n"},
+    {"stream": " ---> Running in 1f3cf9d0e1\n"},
+    {"stream": "Err:1 http://mirror.example trixie InRelease\n"},
+]
+
+
+def test_a_build_that_fails_shows_step_and_last_lines() -> None:
+    said: list[str] = []
+    error = {"error": "The command '/bin/sh -c apt-get update' returned a non-zero code: 100"}
+    with pytest.raises(LabError) as raised:
+        docker_image.follow([*STEPS, error], said.append)
+    assert "failed at\n  Step 2/3 : RUN apt-get update\n  Err:1 http" in raised.value.message
+    assert "non-zero code: 100" in raised.value.message
+    assert "Running in" not in raised.value.message
+    assert said == ["Step 1/3 : FROM base", "Step 2/3 : RUN apt-get update"]
+
+
+def test_a_full_disk_is_no_fault_of_the_base() -> None:
+    error = {"error": "write /x: no space left on device"}
+    with pytest.raises(LabError) as raised:
+        docker_image.follow([*STEPS, error], lambda _: None)
+    assert "docker system df" in raised.value.tip
+
+
+def test_a_build_that_ends_well_says_nothing_more() -> None:
+    docker_image.follow([*STEPS, {"aux": {"ID": "sha256:1"}}], lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("said", "short"),
+    [
+        (
+            'Get "https://registry/v2/": dial tcp: lookup registry on [::1]:53: no such host',
+            "no such host",
+        ),
+        ("toomanyrequests", "toomanyrequests"),
+        ("", "no reason"),
+    ],
+)
+def test_an_engines_reason_in_short(said: str, short: str) -> None:
+    assert docker_image.short(said) == short
+
+
+def kernel(tmp_path: Path, entry: str) -> Kernel:
+    return Kernel(tmp_path, tmp_path, "7.2", "built", frozenset(), frozenset(), tmp_path / entry)
+
+
+def test_an_images_name_is_all_it_is_made_from(tmp_path: Path) -> None:
+    one, other = kernel(tmp_path, "kernel-built-1"), kernel(tmp_path, "kernel-built-2")
+    assert docker_image.recipe(one) == docker_image.recipe(one)
+    tags = {docker_image.recipe(k).tag for k in (None, one, other)}
+    assert len(tags) == 3
+    assert docker_image.recipe(None).target == "host"
+
+
+def test_what_a_kernel_has() -> None:
+    found = docker_kernel.Found("loaded ip_vs\nloadable ipip\nloadable fou\nnoise\n")
+    assert found.missing == ()
+    assert found.to_load == ("ipip", "fou")
+    assert docker_kernel.Found("").missing == ("ip_vs", "ipip")
+    assert docker_kernel.Found("loadable ip_vs").missing == ("ipip",)
+
+
+class Containers:
+    """An engine that runs containers without effect, and prints `said` in each."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+        self.made: list[dict[str, Any]] = []
+        self.removed = 0
+
+    def create_container_from_config(self, config: dict[str, Any]) -> dict[str, str]:
+        self.made.append(config)
+        return {"Id": "1"}
+
+    def start(self, container: str) -> None: ...
+
+    def wait(self, container: str, timeout: float) -> dict[str, int]:
+        return {"StatusCode": 0}
+
+    def logs(self, container: str, stdout: bool, stderr: bool) -> bytes:
+        return self.said.encode()
+
+    def remove_container(self, container: str, force: bool) -> None:
+        self.removed += 1
+
+
+def test_modules_that_cannot_be_loaded_are_named_with_the_line_to_type() -> None:
+    api = Containers("loadable ip_vs\nloadable ipip\n")
+    found = docker_kernel.Found(api.said)
+    elsewhere = Engine(api, "27.1", "6.1-elsewhere", "http://far.example:2375")
+    with pytest.raises(LabError, match="cannot be loaded through the engine") as raised:
+        docker_kernel.load(elsewhere, "image", {"lvsfab.lab": "x"}, found, lambda _: None)
+    assert "sudo modprobe -a ip_vs ipip;" in raised.value.tip
+    loading, looking = api.made
+    assert loading["HostConfig"]["CapAdd"] == ["SYS_MODULE"]
+    assert looking["HostConfig"]["CapAdd"] == []
+    assert loading["Labels"] == {"lvsfab.lab": "x"}
+    assert api.removed == 2
+
+
+def test_what_is_loaded_needs_no_container() -> None:
+    api = Containers("")
+    found = docker_kernel.Found("loaded ip_vs\nloaded ipip\n")
+    engine = Engine(api, "27.1", "6.1-elsewhere", "http://far.example:2375")
+    assert docker_kernel.load(engine, "image", {}, found, lambda _: None) is found
+    assert api.made == []
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ({"ExitCode": 0}, "exit status 0"),
+        ({"ExitCode": 137}, "signal 9"),
+        ({"ExitCode": 137, "OOMKilled": True}, "signal 9, out of memory"),
+        ({"ExitCode": 127, "Error": "no such file"}, "exit status 127: no such file"),
+    ],
+)
+def test_how_a_container_ended(state: dict[str, Any], text: str) -> None:
+    assert docker_console.ended(state) == text
+
+
+def test_age() -> None:
+    now = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
+    assert docker_console.age("2026-11-20T12:00:00.123456789Z", now) == 30
+    assert docker_console.age("2026-11-20T12:01:00Z", now) == 0
+
+
+def frame(stream: int, data: bytes) -> bytes:
+    return struct.pack(">BxxxI", stream, len(data)) + data
+
+
+class Answer:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_frames_of_standard_output_are_the_connection() -> None:
+    text = frame(1, b"SSH-2.0-") + frame(2, b"socat: warning\n") + frame(1, b"x\r\n") + b"\1\0"
+    ours, theirs = socket.socketpair()
+    answer = Answer()
+    with ours, theirs:
+        docker_dial._down(io.BytesIO(text), theirs, answer)
+        assert ours.recv(100) == b"SSH-2.0-x\r\n"
+        assert ours.recv(100) == b""
+    assert answer.closed
+
+
+def test_this_machines_addresses_are_here() -> None:
+    assert docker_dial.is_here("127.0.0.1")
+    assert not docker_dial.is_here("192.0.2.77")

@@ -1,0 +1,52 @@
+"""A channel to a shell on this machine: readers and commands run for real, without a network."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from tempfile import TemporaryFile
+
+
+class LocalChannel:
+    """`argv` (a shell that reads its script from standard input), as `session.Channel`."""
+
+    def __init__(self, argv: Sequence[str] = ("dash", "-s")) -> None:
+        self._errors = TemporaryFile()  # noqa: SIM115  (closed with the channel)
+        self.process = subprocess.Popen(
+            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+        )
+
+    def send(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def recv(self, timeout: float) -> bytes:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+        if not ready:
+            raise TimeoutError(f"nothing within {timeout} s")
+        return os.read(self.process.stdout.fileno(), 65536)
+
+    def stderr(self) -> bytes:
+        self._errors.seek(0)
+        return self._errors.read(65536)
+
+    def end_input(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def close(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with suppress(OSError):  # what was not sent when the shell ended
+                    stream.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._errors.close()

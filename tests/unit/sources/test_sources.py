@@ -1,0 +1,212 @@
+"""Inventories from ssh_config, a list, Ansible's files and an executable."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvsfab import sources
+from lvsfab.errors import InputError
+from lvsfab.model import Inventory, SSHLogin
+from lvsfab.sources.ansible import expand
+from lvsfab.sources.hosts import from_list
+
+YAML = """\
+all:
+  vars: {ansible_user: admin, ansible_port: 2222}
+  hosts:
+    lone: {ansible_host: 192.0.2.9}
+  children:
+    director:
+      hosts:
+        d1: {ansible_port: 22, ansible_become: true}
+    web:
+      vars: {ansible_user: www}
+      hosts:
+        web[01:03]:
+      children:
+        edge:
+          hosts: {e1: }
+"""
+INI = """\
+# a comment
+lone ansible_host=192.0.2.9
+[director]
+d1 ansible_port=22 ansible_become=true
+[web]
+web[01:03]
+[edge]
+e1
+[web:children]
+edge
+[web:vars]
+ansible_user=www
+[all:vars]
+ansible_user=admin
+ansible_port=2222
+"""
+DYNAMIC = {
+    "_meta": {"hostvars": {"lone": {"ansible_host": "192.0.2.9"},
+                           "d1": {"ansible_port": 22, "ansible_become": True}}},
+    "all": {"vars": {"ansible_user": "admin", "ansible_port": 2222}, "hosts": ["lone"]},
+    "director": ["d1"],
+    "web": {"hosts": ["web01", "web02", "web03"], "children": ["edge"],
+            "vars": {"ansible_user": "www"}},
+    "edge": {"hosts": ["e1"]},
+}  # fmt: skip
+
+
+def written(folder: Path, form: str) -> Path:
+    if form == "yaml":
+        path = folder / "a.yml"
+        path.write_text(YAML)
+    elif form == "ini":
+        path = folder / "a"
+        path.write_text(INI)
+    else:
+        path = folder / "a.sh"
+        path.write_text(
+            f"#!/bin/sh\n[ \"$1\" = --list ] || exit 3\ncat <<'E'\n{json.dumps(DYNAMIC)}\nE\n"
+        )
+        path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("form", ["yaml", "ini", "program"])
+def test_ansibles_three_forms_mean_the_same(form: str, tmp_path: Path) -> None:
+    found = sources.load(str(written(tmp_path, form)))
+    assert found.name == "a"
+    assert set(found.hosts) == {"lone", "d1", "web01", "web02", "web03", "e1"}
+    assert found.hosts["lone"].ssh == SSHLogin("192.0.2.9", 2222, "admin")
+    assert found.hosts["d1"].ssh == SSHLogin("d1", 22, "admin", sudo=True)
+    assert found.hosts["d1"].roles == {"director"}
+    assert found.hosts["web02"].ssh == SSHLogin("web02", 2222, "www")
+    assert found.hosts["e1"].groups == {"edge", "web"}
+    assert found.hosts["e1"].ssh.user == "www"
+
+
+def test_a_program_without_meta_is_asked_for_each_host(tmp_path: Path) -> None:
+    path = tmp_path / "inv"
+    path.write_text(
+        '#!/bin/sh\ncase $1 in\n--list) echo \'{"g": {"hosts": ["a"]}}\' ;;\n'
+        '--host) echo \'{"ansible_host": "192.0.2.1"}\' ;;\nesac\n'
+    )
+    path.chmod(0o755)
+    assert sources.load(str(path)).hosts["a"].ssh.host == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [("exit 3", "status 3"), ("echo nothing", "no JSON"), ("echo '[]'", "no object")],
+)
+def test_a_program_that_fails_is_told(body: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "inv"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    with pytest.raises(InputError, match=told):
+        sources.load(str(path))
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("[web]\na\nb x\n")
+    with pytest.raises(InputError, match=r"hosts:3: .*NAME=VALUE"):
+        sources.load(str(path))
+
+
+def test_a_group_that_is_its_own_child_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("[a]\nx\n[a:children]\nb\n[b:children]\na\n")
+    with pytest.raises(InputError, match="child of itself"):
+        sources.load(str(path))
+
+
+def test_a_template_is_refused_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("a ansible_host={{lookup}}\n")
+    with pytest.raises(InputError, match="template"):
+        sources.load(str(path))
+
+
+CONFIG = """\
+Host web1 web2
+  HostName %h.example.org
+  User www
+Host db !web1
+  HostName 192.0.2.7
+  Port 2200
+  IdentityFile ~/.ssh/db
+Include more/*.conf
+Host *
+  User everyone
+"""
+
+
+def test_hosts_of_an_ssh_config(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/x.conf").write_text("Host extra\n  Port=23\n")
+    path = tmp_path / "config"
+    path.write_text(CONFIG)
+    found = sources.load(f"ssh_config:{path}")
+    assert list(found.hosts) == ["web1", "web2", "db", "extra"]
+    assert found.hosts["web2"].ssh == SSHLogin("web2.example.org", user="www")
+    assert found.hosts["db"].ssh == SSHLogin(
+        "192.0.2.7", 2200, "everyone", Path("~/.ssh/db").expanduser()
+    )
+    assert found.hosts["extra"].ssh == SSHLogin("extra", 23, "everyone")
+
+
+def test_of_the_users_own_ssh_config_names_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text(CONFIG)
+    assert sources.load("ssh_config").hosts["db"].ssh == SSHLogin("db")
+
+
+def test_a_list_of_hosts() -> None:
+    found = sources.load("hosts:a,root@b:2222,[fd00::1]:22 c.example.org")
+    assert found.name == "hosts"
+    assert {n: (h.ssh.host, h.ssh.port, h.ssh.user) for n, h in found.hosts.items()} == {
+        "a": ("a", None, ""),
+        "b": ("b", 2222, "root"),
+        "fd00--1": ("fd00::1", 22, ""),
+        "c.example.org": ("c.example.org", None, ""),
+    }
+
+
+@pytest.mark.parametrize("text", ["", ",", "a b:x", "a:99999", "-oProxyCommand=x", "a;b", "[::1"])
+def test_what_is_no_list_of_hosts_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        from_list(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_hosts_or_refused(text: str) -> None:
+    with contextlib.suppress(InputError):
+        assert isinstance(from_list(text), Inventory)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a", ["a"]),
+        ("w[1:3]", ["w1", "w2", "w3"]),
+        ("w[08:10].x", ["w08.x", "w09.x", "w10.x"]),
+        ("w[a:c]", ["wa", "wb", "wc"]),
+        ("w[0:9:4]", ["w0", "w4", "w8"]),
+        ("w[1:2]-[a:b]", ["w1-a", "w1-b", "w2-a", "w2-b"]),
+    ],
+)
+def test_ranges(pattern: str, names: list[str]) -> None:
+    assert list(expand(pattern)) == names
+
+
+def test_an_inventory_of_ours_is_still_ours() -> None:
+    assert sources.load("lab").lab is not None

@@ -1,0 +1,214 @@
+"""No lock-out: which steps are dangerous, and a host that takes them back by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import pytest
+
+from lvsfab import apply, deadman
+from lvsfab.deadman import Way, danger
+from lvsfab.engine import Engine, Event, Outcome
+from lvsfab.errors import CutOffError, UnreachableError
+from lvsfab.model import Inventory
+from lvsfab.plan import Step
+from lvsfab.scripts import prelude
+from lvsfab.session import Shell
+from lvsfab.states.address import Address
+from lvsfab.states.arptables import ArptablesRule
+from lvsfab.states.base import Resource, State, changes
+from lvsfab.states.link import Link
+from lvsfab.states.nft import NftTable
+from lvsfab.states.route import Route
+from lvsfab.states.service import Service
+from lvsfab.states.sysctl import Sysctl
+from tests.unit.local import LocalChannel
+from tests.unit.test_engine import HOSTS, NAME, Machine, compiled
+
+FAR = Way(ip_address("203.0.113.9"), ip_address("10.9.0.2"), "m0", ip_address("10.9.0.1"), 0)
+NEAR = Way(ip_address("10.9.0.1"), ip_address("10.9.0.2"), "m0", None, 24)
+
+
+def step(want: State | None, have: State | None = None) -> Step:
+    some = want if want is not None else have
+    assert some is not None
+    commands = type(some).commands(some.key, have, want)
+    return Step(Resource(type(some), some.key, want), have, changes(want, have), commands)
+
+
+def address(text: str, dev: str = "m0") -> Address:
+    return Address(address=text, dev=dev)
+
+
+ARP = "chain c {{ type filter hook input priority 0; policy accept; arp daddr ip {} drop }}"
+
+
+@pytest.mark.parametrize(
+    ("what", "far", "near"),
+    [
+        (step(address("192.0.2.1/32")), False, False),  # a VIP beside what is there
+        (step(None, address("10.9.0.2/24")), True, True),
+        (step(None, address("192.0.2.1/32", "lo")), False, False),
+        (step(address("10.9.0.2/32", "lo")), True, True),
+        (step(address("203.0.113.9/32", "lo")), True, False),
+        (step(address("10.9.0.7/25", "v0")), True, True),  # a closer network leads away
+        (step(address("172.16.0.1/16", "v0")), False, False),
+        (step(Route(to="default", via="10.9.0.250")), True, False),
+        (step(Route(to="198.51.100.0/24", via="10.9.0.250")), False, False),
+        (step(Route(to="203.0.113.0/24", via="10.9.0.250")), True, False),
+        (step(Route(to="10.9.0.0/28", dev="v0")), True, True),
+        (step(Route(to="::/0", via="fd00::1")), False, False),
+        (step(Link(name="m0", up=False), Link(name="m0", up=True)), True, True),
+        (step(Link(name="m0", mtu=600), Link(name="m0", mtu=1500)), True, True),
+        (step(Link(name="m0", up=True), Link(name="m0", up=False)), False, False),
+        (step(Link(name="tunl0", up=True), Link(name="tunl0", up=False)), False, False),
+        (step(NftTable(family="inet", name="t", content="chain c { drop; }")), True, True),
+        (step(NftTable(family="ip6", name="t", content="chain c { drop; }")), False, False),
+        (step(NftTable(family="arp", name="t", content=ARP.format("192.0.2.1"))), False, False),
+        (step(NftTable(family="arp", name="t", content=ARP.format("10.9.0.2"))), True, True),
+        (step(ArptablesRule(chain="INPUT", destination="192.0.2.1", target="DROP")), False, False),
+        (step(ArptablesRule(chain="INPUT", destination="10.9.0.2", target="DROP")), True, True),
+        (step(ArptablesRule(chain="INPUT", device="v0", target="DROP")), False, False),
+        (step(Sysctl(name="net.ipv4.conf.all.rp_filter", value="1")), True, True),
+        (step(Sysctl(name="net.ipv4.conf.m0.rp_filter", value="2")), False, False),
+        (step(Sysctl(name="net.ipv4.conf.all.arp_ignore", value="1")), False, False),
+        (step(Sysctl(name="net.ipv4.conf.all.arp_ignore", value="8")), True, True),
+        (step(Sysctl(name="net.ipv4.ip_forward", value="1")), False, False),
+        (step(Service(name="ssh", running=False), Service(name="ssh", running=True)), True, True),
+        (step(Service(name="keepalived", running=True)), False, False),
+    ],
+    ids=lambda value: f"{value.id}" if isinstance(value, Step) else str(value),
+)
+def test_what_could_cut_the_controller_off(what: Step, far: bool, near: bool) -> None:
+    assert bool(danger(what, FAR)) is far
+    assert bool(danger(what, NEAR)) is near
+
+
+def test_a_host_that_does_not_know_how_it_is_reached_guards_nothing() -> None:
+    assert deadman.parse("") is None
+    assert deadman.parse("ssh nonsense\nget \n") is None
+    assert [why for why, _ in deadman.parts([step(None, address("10.9.0.2/24"))], None)] == [""]
+
+
+def test_the_way_is_read_from_what_ip_says() -> None:
+    said = (
+        "ssh 203.0.113.9 10.9.0.2\n"
+        "get 203.0.113.9 via 10.9.0.1 dev m0 src 10.9.0.2 uid 0 \\    cache\n"
+        "match default\nmatch 203.0.112.0/20\n"
+    )
+    found = deadman.parse(said)
+    assert found == Way(FAR.peer, FAR.local, "m0", FAR.via, 20)
+
+
+ADDRESS = """\
+name: mine
+title: for these tests
+steps:
+  - on: director
+    do:
+      - sysctl: {name: net.ipv4.ip_forward, value: 1}
+      - address: {address: %s, dev: m0, absent: %s}
+      - sysctl: {name: net.ipv4.conf.all.arp_ignore, value: 1}
+"""
+HARMLESS = ADDRESS % ("192.0.2.1/32", "false")
+CUTTING = ADDRESS % ("10.9.0.2/24", "true")
+
+
+@dataclass
+class Reached:
+    """A machine that is reached at 10.9.0.2 on m0, from 10.9.0.1, and by no other way."""
+
+    machine: Machine
+    events: list[Event] = field(default_factory=list)
+    handshakes: int = 0
+    dies: bool = False
+
+    def connect(self, host: str) -> Shell:
+        if "dev m0" not in self.machine.sh("ip route get 10.9.0.1 from 10.9.0.2"):
+            raise UnreachableError(host, "no answer")
+        self.handshakes += 1
+        words = ["env", "SSH_CONNECTION=10.9.0.1 40000 10.9.0.2 22", "sh", "-s"]
+        return Shell(host, LocalChannel([*self.machine.enter, *words]), prelude())
+
+    def up(self, text: str) -> Outcome:
+        whole = compiled(text)
+        inventory = Inventory(NAME, {"d": HOSTS["d"]})
+        with Engine(NAME, self.connect, self.events.append) as engine:
+            return engine.up(
+                type(whole)(whole.recipe, inventory, whole.parameters, whole.phases, whole.cluster),
+                "me",
+            )
+
+    def down(self) -> None:
+        with Engine(NAME, self.connect, self.events.append) as engine:
+            assert not engine.down(("d",), "me").failed
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reached]:
+    monkeypatch.setattr(deadman, "LIMIT", 4)
+    monkeypatch.setattr(apply, "GRACE", 10.0)
+    machine = Machine("d")
+    machine.sh("echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
+    machine.sh("ip link add m0 type veth peer name m1; ip link set m1 up; ip link set m0 up")
+    machine.sh("ip addr add 10.9.0.2/24 dev m0; ip addr add 10.9.0.3/24 dev m0")
+    machine.sh("ip route add 198.51.100.0/24 via 10.9.0.1")
+    yield Reached(machine)
+    machine.close()
+
+
+def test_an_ordinary_run_pays_nothing(reached: Reached) -> None:
+    assert not reached.up(HARMLESS).failed
+    assert reached.handshakes == 1
+
+
+def test_a_host_whose_way_is_cut_takes_it_back(reached: Reached) -> None:
+    before = reached.machine.picture()
+    began = time.monotonic()
+    outcome = reached.up(CUTTING)
+    error = outcome.failed["d"]
+    assert isinstance(error, CutOffError)
+    assert "cut this controller off" in str(error)
+    assert "the host undid it by itself and is as it was" in str(error)
+    assert time.monotonic() - began < 4 + 10
+    assert "10.9.0.3/24" in reached.machine.sh("ip addr")  # it went with its subnet's first
+    assert "198.51.100.0/24 via 10.9.0.1" in reached.machine.sh("ip route")
+    assert [e.step.id for e in reached.events if e.step] == [
+        "sysctl:net.ipv4.ip_forward", "address:10.9.0.2@m0",
+    ]  # fmt: skip
+    reached.down()
+    assert sorted(reached.machine.picture().split("\n")) == sorted(before.split("\n"))
+
+
+def test_a_dangerous_step_that_cuts_nothing_stays(reached: Reached) -> None:
+    text = CUTTING.replace("10.9.0.2/24", "10.9.0.3/24")
+    assert not reached.up(text).failed
+    assert reached.handshakes == 2  # a new connection said so
+    assert "10.9.0.3" not in reached.machine.sh("ip addr")
+    time.sleep(6)
+    assert "10.9.0.3" not in reached.machine.sh("ip addr")
+    assert "deadman" not in reached.machine.sh("ls /run/lvsfab")
+    reached.down()
+    assert "10.9.0.3" in reached.machine.sh("ip addr")
+
+
+def test_a_controller_that_dies_before_it_confirms_is_undone_too(reached: Reached) -> None:
+    """The next run waits for the switch, and then finds what was there before."""
+
+    def dies(host: str) -> Shell:
+        if reached.handshakes:
+            raise KeyboardInterrupt
+        return reached.connect(host)
+
+    inventory = Inventory(NAME, {"d": HOSTS["d"]})
+    whole = compiled(CUTTING.replace("10.9.0.2/24", "10.9.0.3/24"))
+    alone = type(whole)(whole.recipe, inventory, whole.parameters, whole.phases, whole.cluster)
+    with pytest.raises(KeyboardInterrupt), Engine(NAME, dies, reached.events.append) as engine:
+        engine.up(alone, "me")
+    assert "10.9.0.3" not in reached.machine.sh("ip addr")
+    reached.down()
+    assert "10.9.0.3" in reached.machine.sh("ip addr")
+    assert reached.machine.sh("ls -d /run/lvsfab") == ""

@@ -1,0 +1,115 @@
+"""What a host says of itself, parsed; the script run for real on this machine."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvsfab import facts
+from lvsfab.facts import MODULES, SCRIPT, Value, parse
+from lvsfab.session import Shell
+from tests.unit.local import LocalChannel
+
+SAID = """\
+== os
+PRETTY_NAME="Debian GNU/Linux 13 (trixie)"
+VERSION_ID="13"
+ID=debian
+== host
+hostname rs1
+kernel 6.12.1
+machine x86_64
+uptime 12.34
+memory 119580
+processors 2
+== init
+systemd
+== present
+ip_vs
+kernel/net/ipv4/ipip.ko
+== loadable
+kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz
+kernel/net/ipv4/netfilter/arp_tables.ko
+== link
+1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536 qdisc noqueue state UNKNOWN mode DEFAULT \\    link/loopback 00:00:00:00:00:00 brd 00:00:00:00:00:00
+4: eth0@if5: <BROADCAST,MULTICAST> mtu 1480 qdisc noop state DOWN \\    link/ether 02:0c:1a:1c:46:1a brd ff:ff:ff:ff:ff:ff
+== address
+1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever preferred_lft forever
+4: eth0    inet 192.0.2.1 peer 192.0.2.2/32 scope global eth0
+4: eth0    inet6 fd00::1/64 scope global
+== route
+default via 192.0.2.254 dev eth0 
+== sysctl
+/proc/sys/net/ipv4/ip_forward:0
+/proc/sys/net/ipv4/conf/all/rp_filter:2
+/proc/sys/net/ipv4/conf/eth0.5/rp_filter:0
+== tool
+ip /usr/sbin/ip
+nft /usr/sbin/nft
+== package
+iproute2 6.15.0-1
+"""  # noqa: E501, W291 - as ip prints it
+
+
+def test_everything_a_host_says() -> None:
+    found = parse(SAID)
+    assert (found.os, found.os_version, found.init, found.kernel) == (
+        "debian", "13", "systemd", "6.12.1",
+    )  # fmt: skip
+    assert (found.memory, found.processors, found.uptime) == (119580, 2, 12.34)
+    states = {found.modules[n] for n in ("ip_vs", "ipip")}
+    assert states == {"present"}
+    assert found.modules["ip_vs_rr"] == found.modules["arp_tables"] == "loadable"
+    assert found.modules["fou"] == "absent"
+    assert found.able == {"nat": (), "dr": (), "tun": ()}
+    lo, eth0 = found.interfaces
+    assert (lo.state, lo.addresses) == ("up", ("127.0.0.1/8",))
+    assert (eth0.name, eth0.state, eth0.mtu, eth0.mac) == (
+        "eth0", "down", 1480, "02:0c:1a:1c:46:1a",
+    )  # fmt: skip
+    assert eth0.addresses == ("192.0.2.1/32", "fd00::1/64")
+    assert found.routes == ("default via 192.0.2.254 dev eth0",)
+    assert found.sysctls["net.ipv4.conf.eth0/5.rp_filter"] == Value("0", "2")
+    assert found.tools["ip"].version == "6.15.0-1"
+    assert found.tools["nft"].version == ""
+
+
+def test_names_for_targets() -> None:
+    flat = parse(SAID).flat()
+    assert flat["os"] == "debian"
+    assert flat["address"].split("\n") == ["127.0.0.1", "192.0.2.1", "fd00::1"]
+    assert flat["module.ip_vs_rr"] == "loadable"
+    assert flat["sysctl.net.ipv4.conf.eth0/5.rp_filter"] == "2"
+    assert flat["lvs"].split("\n") == ["nat", "dr", "tun"]
+
+
+def test_a_host_that_says_nothing_is_all_absent() -> None:
+    found = parse("")
+    assert set(found.modules.values()) == {"absent"}
+    assert found.able["tun"] == ("ip_vs", "ipip")
+    assert facts.document("h", found)["host"] == "h"
+
+
+@given(st.text(max_size=200))
+def test_no_answer_breaks_the_parser(text: str) -> None:
+    for section in ("os", "host", "present", "link", "route", "sysctl", "tool", "package"):
+        parse(f"== {section}\n{text}")
+
+
+@pytest.mark.parametrize("sh", ["dash", "bash", "busybox"])
+def test_the_script_for_real(sh: str) -> None:
+    if shutil.which(sh) is None:
+        pytest.skip(f"{sh} is not installed here")
+    argv = [sh, "ash", "-s"] if sh == "busybox" else [sh, "-s"]
+    shell = Shell("here", LocalChannel(argv))
+    (record,) = shell.run(SCRIPT, timeout=30)
+    shell.close()
+    found = parse(record.output)
+    assert record.status == 0
+    assert found.kernel
+    assert "lo" in [device.name for device in found.interfaces]
+    assert set(found.modules) == set(MODULES)
+    assert found.sysctls["net.ipv4.ip_forward"].value in ("0", "1")

@@ -1,0 +1,421 @@
+"""Nothing that somebody wrote, and nothing that a host says, is more than data.
+
+Every line of every kind of resource is bent by hostile words; what is not refused is compiled into
+the script that a host would get, and run by a real `sh` whose commands do nothing but say with
+which arguments they were called.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lvsfab import document, inventory, journal, lock, recipe, scripts, targets
+from lvsfab.deadman import parse as parse_way
+from lvsfab.errors import CommandError, HostError, LvsfabError, UnreachableError
+from lvsfab.model import Host, Inventory
+from lvsfab.plan import plan_host
+from lvsfab.reading import host_read
+from lvsfab.report import clean
+from lvsfab.session import MAX_RECORD, Command, Framer, Record, Shell
+from lvsfab.states import BUILDERS, KINDS
+from lvsfab.states.base import Context
+from tests.unit.local import LocalChannel
+from tests.unit.states.test_registry import LINES
+
+CASES = int(os.environ.get("LVSFAB_FUZZ", "1"))  # times the number of cases that CI tries
+
+
+def cases(count: int) -> settings:
+    return settings(
+        max_examples=count * CASES,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+QUICK = cases(1000)
+
+CANARY = "CANARY"
+EVIL = [
+    f"$(touch {CANARY})", f"`touch {CANARY}`", f"; touch {CANARY};", f"| touch {CANARY}",
+    f"&& touch {CANARY}", f"\ntouch {CANARY}\n", f"' ; touch {CANARY} ; '", f'" ; touch {CANARY}',
+    f"${{IFS}}touch${{IFS}}{CANARY}", "$HOME", "${PATH}", "*", "?", "[a]", "~root", "!!", "\\", "'",
+    '"', "#", "--help", "-rf", "-", "--", "-e", "%s%n", "\x00", "\x1b[2J", "\r", "\u202e", "\ufeff",
+    "\u0430dmin", "\uff0e", "\ud800", "\x85", "a" * 5000, "-" * 300, "../../etc/passwd",
+    "/dev/zero",
+    "10.0.0.1 -m", "10.0.0.1\n-A", "10.0.0.1/32;id", "0x7f.1", "tcp:10.0.0.1:80 -r x", "1e400",
+    "NaN",
+    "}", "{", "}\n}\ntouch x\n{", "<<EOF", ">x", "2>&1", "&", "\t", " ", "",
+]  # fmt: skip
+WORDS = st.sampled_from(EVIL) | st.text(max_size=20)
+HOSTS = {"rs1": Host("rs1", frozenset({"real_server"}))}
+CONTEXT = Context(Inventory("unit", HOSTS), HOSTS["rs1"], {})
+
+
+@st.composite
+def bent_lines(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A recipe line of some kind with one or two of its fields bent."""
+    kind = draw(st.sampled_from(sorted(LINES)))
+    line = dict(LINES[kind])
+    fields = sorted(KINDS[kind].__struct_fields__) if kind in KINDS else sorted(line)
+    for _ in range(draw(st.integers(1, 2))):
+        field = draw(st.sampled_from(fields or ["name"]) | WORDS)
+        good, word = str(line.get(field, "")), draw(WORDS)
+        bent: Any = draw(st.sampled_from([word, good + word, word + good]))
+        shape = draw(st.integers(0, 9))
+        line[field] = {7: [bent], 8: {bent: bent}, 9: draw(st.integers() | st.floats())}.get(
+            shape, bent
+        )
+    return kind, line
+
+
+def commands_of(kind: str, line: dict[str, Any]) -> list[Command]:
+    """What the line would have done, in every direction; InputError when it is refused."""
+    found: list[Command] = []
+    for resource in BUILDERS[kind].build(line, CONTEXT):
+        key = resource.key
+        assert key.isascii() and key.isprintable() and " " not in key and len(key) <= 512, key
+        state = resource.state
+        for have, want in ((None, state), (state, None)):
+            if have is not None or want is not None:
+                found += resource.type.commands(key, have, want)
+        plan = plan_host("h", [resource], {resource.id: None}, [])
+        if plan.steps:
+            assert scripts.change_script("unit", plan.steps, record=plan.record)
+    return found
+
+
+class Tool:
+    """One `sh` for many cases: each script in a subshell with no PATH, where every command is a
+    function that says its arguments; what it says, and whether anything else was done.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shell = Shell("h", LocalChannel(["env", "-i", "-C", str(folder), "dash", "-s"]))
+
+    def arguments(self, commands: Sequence[Command]) -> list[list[str]]:
+        """The argument lists with which a shell calls these commands."""
+        names = sorted({c.argv[0] for c in commands})
+        assert all(name.isascii() and name.replace("_", "a").replace("-", "a").isalnum()
+                   for name in names), names  # fmt: skip
+        say = "say() { for s_w; do printf '%s\\036' \"$s_w\"; done; printf '\\035'; }"
+        stubs = "\n".join(f'{n.replace("-", "_")}() {{ say {n} "$@"; }}' for n in names)
+        body = "\n".join(
+            Command((c.argv[0].replace("-", "_"), *c.argv[1:])).script() for c in commands
+        )
+        whole = f"t() {{ {say}\n{stubs}\n(PATH=/nowhere; {body}\n)\n}}\nrec t t"
+        records = self.shell.run(whole, timeout=10)
+        text = records[-1].output
+        return [part.split("\x1e")[:-1] for part in text.split("\x1d")[:-1]]
+
+
+@pytest.fixture(scope="module")
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
+    found = Tool(tmp_path_factory.mktemp("shell"))
+    yield found
+    found.shell.close()
+
+
+@cases(4000)
+@given(line=bent_lines())
+def test_no_word_of_a_recipe_reaches_a_shell_unquoted(
+    line: tuple[str, dict[str, Any]], tool: Tool
+) -> None:
+    kind, fields = line
+    try:
+        commands = commands_of(kind, fields)
+    except LvsfabError:
+        return
+    if not commands:
+        return
+    said = tool.arguments(commands)
+    # the framer writes what is no UTF-8 as escapes and knows no more of \x1c.. than any line
+    assert said == [list(c.argv) for c in commands]
+    assert not list(tool.folder.iterdir())
+
+
+@QUICK
+@given(st.lists(WORDS.filter(lambda w: "\x00" not in w and "\ud800" not in w), min_size=1))
+def test_a_command_says_exactly_its_words(words: list[str]) -> None:
+    assert shlex.split(Command(tuple(words)).script()) == words
+
+
+INVENTORY = {
+    "name": "mine",
+    "networks": {"n": {"subnets": ["10.0.0.0/24"]}},
+    "hosts": {
+        "d": {"roles": ["director"], "gateways": ["10.0.0.254"],
+              "interfaces": {"e0": {"network": "n", "addresses": ["10.0.0.1/24"]}},
+              "ssh": {"host": "d", "user": "u", "port": 22}},
+        "r": {"roles": ["real_server"],
+              "interfaces": {"e0": {"network": "n", "addresses": ["10.0.0.2/24"]}},
+              "routes": {"10.1.0.0/16": "10.0.0.254"}, "weight": 1, "groups": ["g"]},
+        "c": {"roles": ["client"]},
+    },
+    "parameters": {"all": {"vip": "10.0.0.100"}, "dr": {"port": 80, "weights": {"r": 2}}},
+}  # fmt: skip
+
+
+def bent(value: Any, draw: st.DrawFn) -> Any:
+    """The same tree with something hostile at one place of it, key or value."""
+    if isinstance(value, dict) and value:
+        key = draw(st.sampled_from(sorted(value)))
+        if draw(st.integers(0, 5)) == 0:
+            word = draw(WORDS)
+            return {(word if k == key else k): v for k, v in value.items()}
+        return {**value, key: bent(value[key], draw)}
+    if isinstance(value, list) and value:
+        return [bent(value[0], draw), *value[1:]]
+    word = draw(WORDS)
+    return draw(st.sampled_from([word, f"{value}{word}", f"{word}{value}", [word], {word: word}]))
+
+
+@cases(1500)
+@given(data=st.data())
+def test_hostile_inventories_are_refused_or_only_data(data: st.DataObject, tool: Tool) -> None:
+    tree = data.draw(st.composite(lambda draw: bent(INVENTORY, draw))())
+    text = json.dumps(tree).encode()  # JSON is YAML, and can say every string
+    try:
+        found = inventory.read(document.parse(text, Path("hostile.yml")))
+    except LvsfabError as error:
+        assert clean(str(error)).replace("\n", "").replace("\t", "").isprintable()
+        return
+    for host in found.hosts.values():
+        assert host.name.isascii() and host.name.isprintable() and host.name[0] not in "-."
+    for mode in ("dr", "nat"):
+        try:
+            compiled = recipe.compile_recipe(recipe.load(recipe.find(mode)), found, {})
+        except LvsfabError:
+            continue
+        for name in compiled.hosts:
+            plan = plan_host(name, compiled.resources(name), {}, [])
+            commands = [c for s in plan.steps for c in s.commands]
+            assert tool.arguments(commands) == [list(c.argv) for c in commands]
+    assert not list(tool.folder.iterdir())
+
+
+PARAMETERS = ["vip", "port", "real_port", "protocol", "scheduler", "scheduler_flags", "weights",
+              "persistence", "netmask", "sorry", "vip_on", "arp"]  # fmt: skip
+
+
+@QUICK
+@given(sets=st.dictionaries(st.sampled_from(PARAMETERS) | WORDS, WORDS, min_size=1, max_size=2))
+def test_hostile_settings_are_refused_or_only_data(sets: dict[str, str], tool: Tool) -> None:
+    found = inventory.read(document.parse(json.dumps(INVENTORY).encode(), Path("good.yml")))
+    try:
+        compiled = recipe.compile_recipe(recipe.load(recipe.find("dr")), found, sets)
+    except LvsfabError:
+        return
+    for name in compiled.hosts:
+        plan = plan_host(name, compiled.resources(name), {}, [])
+        commands = [c for s in plan.steps for c in s.commands]
+        assert tool.arguments(commands) == [list(c.argv) for c in commands]
+
+
+@QUICK
+@given(text=WORDS)
+def test_hostile_targets_are_refused_or_select(text: str) -> None:
+    try:
+        found = targets.select(text, CONTEXT.inventory)
+    except LvsfabError:
+        return
+    assert set(found) <= set(HOSTS.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+            f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n"
+            for i in range(9)),
+        "a: " + "[" * 20000,
+        "a: !!python/object/apply:os.system ['touch CANARY']",
+        "a: &a {b: *a}",
+        "a: 1\na: 2",
+        "x" * (20 * 1024 * 1024),
+        "\x00\x01\x02",
+        "--- {}\n--- {}",
+    ],
+    ids=["bomb", "deep", "python", "cycle", "twice", "long", "binary", "two documents"],
+)  # fmt: skip
+def test_yaml_that_is_a_weapon(text: str) -> None:
+    with pytest.raises(LvsfabError) as refused:
+        inventory.read(document.parse(text.encode(), Path("hostile.yml")))
+    assert len(str(refused.value)) < 5000
+
+
+# what hosts say ---------------------------------------------------------------------------------
+
+NONCE = "lvsfab-0123456789abcdef01234567"
+
+
+@QUICK
+@given(st.binary(max_size=300) | st.text(max_size=100).map(lambda t: t.encode("utf-8", "replace")))
+def test_whatever_a_host_prints_is_bounded_and_harmless(noise: bytes) -> None:
+    framer = Framer(NONCE)
+    framed = f"\n{NONCE}>a\n".encode() + noise + f"\n{NONCE}<a 0\n".encode()
+    records = framer.feed(noise) + framer.feed(framed) + framer.feed(f"\n{NONCE}=\n".encode())
+    assert framer.done
+    assert [r.id for r in records] == ["a"]
+    assert clean(records[0].output).replace("\n", "").replace("\t", "").isprintable()
+
+
+@QUICK
+@given(st.text())
+def test_clean_text_holds_no_control_character(text: str) -> None:
+    shown = clean(text)
+    assert all(c.isprintable() or c in "\n\t" for c in shown)
+    assert not set(shown) & set("\x1b\x9b\r\x07\x08\u202e\u2066")
+
+
+@QUICK
+@given(
+    st.sampled_from(sorted(KINDS)),
+    WORDS | st.binary(max_size=80).map(lambda b: b.decode(errors="backslashreplace"))
+    | st.recursive(st.none() | st.integers() | st.text(max_size=5),
+                   lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+                       st.sampled_from(["ifname", "addr_info", "local", "prefixlen", "flags", "mtu",
+                                        "linkinfo", "info_data", "family", "x"]), inner,
+                       max_size=4)).map(json.dumps),
+)  # fmt: skip
+def test_answers_of_the_wrong_kind_name_their_host(kind: str, output: str) -> None:
+    resource = BUILDERS[kind].build(LINES[kind], CONTEXT)
+    if not resource:
+        return
+    record = Record(f"have:{resource[0].id}", 0, output)
+    try:
+        haves = scripts.haves("h", [record])
+    except CommandError as error:
+        assert error.host == "h"
+        return
+    plan_host("h", resource, haves, [])
+
+
+@QUICK
+@given(st.dictionaries(st.sampled_from(["host", "lock", "mark", "journal", "others", "way"]),
+                       st.tuples(st.integers(0, 4), WORDS | st.text()), max_size=6))  # fmt: skip
+def test_what_a_host_says_of_itself_may_be_anything(said: dict[str, tuple[int, str]]) -> None:
+    records = [Record(name, status, text) for name, (status, text) in said.items()]
+    try:
+        found = host_read("h", records, ())
+    except HostError as error:
+        assert error.host == "h"
+        return
+    lock.said(said.get("lock", (0, ""))[1])
+    assert found.way is None or found.way.peer == ip_address(str(found.way.peer))
+
+
+@QUICK
+@given(kind=st.sampled_from(sorted(KINDS)), data=st.data())
+def test_a_journal_may_say_anything(kind: str, data: st.DataObject) -> None:
+    resource = next(iter(BUILDERS[kind].build(LINES[kind], CONTEXT)), None)
+    if resource is None or resource.state is None:
+        return
+    state = json.loads(msgspec.json.encode(resource.state))
+    wrong = data.draw(st.composite(lambda draw: bent(state, draw))())
+    key = data.draw(st.sampled_from([resource.key, "x", "x y", "\x1b"]) | WORDS)
+    entries = journal.parse(f"{kind} {key} {json.dumps(wrong)}\n")
+    for entry in entries:
+        try:
+            plan_host("h", [], {entry.id: resource.state}, entries)
+            plan_host("h", [], {entry.id: None}, entries)
+        except LvsfabError:
+            continue
+
+
+@QUICK
+@given(st.text())
+def test_a_way_may_be_anything(text: str) -> None:
+    for output in (
+        text,
+        f"ssh {text}\nget {text}\nmatch {text}\n",
+        f"ssh 1.1.1.1 2.2.2.2\nget {text}",
+    ):
+        found = parse_way(output)
+        assert found is None or shlex.quote(found.dev or "lo") == (found.dev or "lo")
+
+
+@pytest.fixture(autouse=True)
+def tried(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+    """How many cases a property was tried with, for docs/faults.md."""
+    found = getattr(request.function, "_hypothesis_internal_use_settings", None)
+    if found is not None:
+        record_property("tried", found.max_examples)
+
+
+def shell_of(script: str, *argv: str) -> Shell:
+    """A shell on a host that does as `script` says, whatever it is sent."""
+    return Shell("h", LocalChannel(argv or ["sh", "-c", script]))
+
+
+@pytest.mark.parametrize(
+    ("script", "raises", "told"),
+    [
+        ("cat >/dev/null", UnreachableError, "no end of"),
+        ("exit 3", UnreachableError, "ended before|link lost"),
+        ("echo 'No login here'; exit 1", UnreachableError, "No login here|link lost"),
+        ("read -r x; printf 'a%.0s' $(seq 9000); exit 0", UnreachableError, "ended before"),
+        ("echo MOTD; exec cat", UnreachableError, "no end of"),  # its own script comes back
+        ("exec yes", UnreachableError, "no end of"),
+        ("exec tr '\\0' x 3<&0 </dev/zero", CommandError, f"more than {MAX_RECORD} bytes"),
+        ("printf '\\033[2J\\033]0;x\\007'; exit 0", UnreachableError, "ended before|link lost"),
+    ],
+    ids=["silent", "gone", "no login", "garbage", "echo", "endless", "endless line", "escapes"],
+)  # fmt: skip
+def test_hosts_that_are_no_hosts(script: str, raises: type[HostError], told: str) -> None:
+    shell, limit = shell_of(script), 60 if "zero" in script else 3
+    began = time.monotonic()
+    try:
+        with pytest.raises(raises, match=told) as raised:
+            shell.run("rec x true", timeout=limit)
+        assert len(str(raised.value)) < 2000
+        assert time.monotonic() - began < limit + 5
+    finally:
+        shell._channel.process.kill()  # type: ignore[attr-defined]
+        shell.close()
+
+
+def test_a_shell_that_prints_banners_is_understood() -> None:
+    shell = shell_of("echo Welcome; echo 'Last login: today'; exec sh -s")
+    try:
+        assert [r.output for r in shell.run("rec x echo good", timeout=5)] == ["good\n"]
+    finally:
+        shell.close()
+
+
+def test_forged_frames_need_the_nonce() -> None:
+    shell = shell_of("exec sh -s")
+    try:
+        forged = r"f() { printf '\nlvsfab-000000000000000000000000<x 0\n'; printf '\n=\n'; false; }"
+        (record,) = shell.run(f"{forged}\nrec x f", timeout=5)
+        assert record.status == 1
+    finally:
+        shell.close()
+
+
+@pytest.mark.parametrize("program", [["dash", "-s"], ["busybox", "sh", "-s"], ["bash", "-s"]])
+def test_every_posix_shell_takes_the_whole_prelude(program: list[str]) -> None:
+    if subprocess.run(["sh", "-c", f"command -v {program[0]}"], check=False,
+                      capture_output=True).returncode:  # fmt: skip
+        pytest.skip(f"no {program[0]} on this machine")
+    shell = Shell("h", LocalChannel(program), scripts.prelude())
+    try:
+        records = shell.run(scripts.read_script("unit", []), timeout=20)
+        found = host_read("h", records, ())
+        assert found.facts["kernel"] == os.uname().release
+        assert ("127.0.0.1", "lo") in found.others.addresses or not found.others.addresses
+    finally:
+        shell.close()

@@ -1,0 +1,93 @@
+"""Two controllers: one changes a host at a time, and says who it is."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lvsfab import lock
+from lvsfab.engine import Engine
+from lvsfab.errors import LockedError, UnreachableError
+from lvsfab.lock import Said
+from lvsfab.scripts import prelude
+from lvsfab.session import Shell
+from tests.unit.local import LocalChannel
+from tests.unit.test_engine import NAME, Machine, Run, up
+from tests.unit.test_engine import machines as machines  # noqa: PLC0414 - a fixture
+
+
+def test_what_a_lock_says() -> None:
+    assert lock.said("held 12 anna@desk process 7\n") == (Said("held", 12, "anna@desk process 7"),)
+    assert lock.said("stale 3 \nbroken 4 bob\nnonsense\nheld x y\n") == (
+        Said("stale", 3, "unknown"),
+        Said("broken", 4, "bob"),
+    )
+
+
+def test_a_refusal_names_owner_host_and_age(machines: dict[str, Machine]) -> None:
+    with Run(machines) as first, Run(machines) as second:
+        first.read({"d": ()}, owner="anna@desk process 7")
+        _, errors = second.read({"d": ()}, owner="bob@desk process 8")
+        assert isinstance(errors["d"], LockedError)
+        assert str(errors["d"]).startswith("d: is being changed by anna@desk process 7 (for ")
+        assert "--break-lock" in errors["d"].tip
+        _, errors = first.read({"d": ()}, owner="anna@desk process 7")
+        assert not errors  # one's own lock is no obstacle
+
+
+def test_a_dead_run_is_taken_over_with_a_note(machines: dict[str, Machine]) -> None:
+    machines["d"].sh("mkdir -p /run/lvsfab/lock; echo '999999 1 1 ghost' >/run/lvsfab/lock/owner")
+    run = Run(machines)
+    with run as engine:
+        _, errors = engine.read({"d": ()}, owner="me")
+        assert not errors
+    (note,) = [event.text for event in run.events if event.what == "note"]
+    assert note.startswith("took over the lock of ghost, whose run is dead (for ")
+
+
+def test_a_maker_that_died_before_it_wrote_its_name(machines: dict[str, Machine]) -> None:
+    machines["d"].sh("mkdir -p /run/lvsfab/lock/claim")
+    assert up(machines) == 7
+
+
+def works(shell: Shell) -> None:
+    with pytest.raises(UnreachableError):
+        shell.run("rec x sleep 60", timeout=30)
+
+
+def test_break_lock_ends_the_run_that_holds_it(machines: dict[str, Machine]) -> None:
+    def connect(host: str) -> Shell:
+        return Shell(host, LocalChannel([*machines[host].enter, "sh", "-s"]), prelude())
+
+    with Run(machines) as first:
+        first.read({"d": ()}, owner="anna@desk process 7")
+        at_work = threading.Thread(target=works, args=(first.shell("d"),))
+        at_work.start()
+        with Engine(NAME, connect, lambda _: None, break_lock=True) as second:
+            reads, errors = second.read({"d": ()}, owner="bob")
+            assert not errors
+            assert any("ended the run of anna@desk process 7" in n for n in reads["d"].notes)
+            at_work.join(timeout=10)
+            assert not at_work.is_alive()
+            assert "sleep 60" not in machines["d"].sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+            with Run(machines) as third:
+                _, errors = third.read({"d": ()}, owner="carl")
+                assert "is being changed by bob" in str(errors["d"])
+
+
+@pytest.mark.parametrize("again", range(3))
+def test_of_many_that_find_a_dead_lock_one_gets_it(
+    machines: dict[str, Machine], again: int
+) -> None:
+    machines["d"].sh("mkdir -p /run/lvsfab/lock; echo '999999 1 1 ghost' >/run/lvsfab/lock/owner")
+    runs = [Run(machines) for _ in range(5)]
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda r: r.engine.read({"d": ()}, owner="x")[1], runs))
+    try:
+        assert sum(not errors for errors in results) == 1
+        assert all(isinstance(e["d"], LockedError) for e in results if e)
+    finally:
+        for run in runs:
+            run.engine.close()

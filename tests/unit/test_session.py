@@ -1,0 +1,105 @@
+import subprocess
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvsfab.errors import CommandError, UnreachableError
+from lvsfab.session import PRELUDE, Framer, Record, Shell, command
+from tests.unit.local import LocalChannel
+
+
+def feed(framer: Framer, chunks: Iterable[bytes]) -> list[Record]:
+    return [record for chunk in chunks for record in framer.feed(chunk)]
+
+
+def test_records_are_framed_whatever_the_chunks() -> None:
+    data = b"banner\n\nN>a\none\ntwo\n\nN<a 0\n\nN>b\n\nN<b 7\n\nN=\n"
+    whole = feed(Framer("N"), [data])
+    assert whole == [Record("a", 0, "one\ntwo\n"), Record("b", 7, "")]
+    assert feed(Framer("N"), [bytes([b]) for b in data]) == whole
+
+
+@given(st.binary(max_size=300), st.integers(1, 50))
+def test_no_output_can_break_the_frame(output: bytes, size: int) -> None:
+    """Unless it knows the nonce, what a command prints comes back as it is."""
+    data = b"\nNONCE>x\n" + output + b"\nNONCE<x 3\n\nNONCE=\n"
+    framer = Framer("NONCE")
+    chunks = [data[i : i + size] for i in range(0, len(data), size)]
+    if b"NONCE" in output:
+        return
+    assert feed(framer, chunks) == [Record("x", 3, output.decode(errors="backslashreplace"))]
+    assert framer.done
+
+
+def test_a_forged_end_of_another_record_is_only_output() -> None:
+    framer = Framer("N")
+    records = feed(framer, [b"N>a\nN<b 0\nx\n\nN<a 0\n"])
+    assert [r.id for r in records] == ["a"]
+
+
+def test_endless_output_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvsfab.session.MAX_RECORD", 1000)
+    framer = Framer("N")
+    framer.feed(b"N>a\n")
+    with pytest.raises(ValueError, match="more than 1000 bytes"):
+        feed(framer, [b"x" * 100 for _ in range(20)])
+
+
+@given(st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]))))
+def test_arguments_reach_a_shell_as_they_are(words: list[str]) -> None:
+    script = command("printf", "%s\\0", *words).script()
+    done = subprocess.run(["sh", "-c", script], capture_output=True, check=True)
+    assert done.stdout == b"".join(w.encode() + b"\0" for w in words) or not words
+
+
+@pytest.mark.parametrize("sh", ["dash", "bash"])
+def test_a_shell_answers_script_after_script(sh: str) -> None:
+    with closing(LocalChannel([sh, "-s"])) as channel:
+        shell = Shell("here", channel, 'greet() { echo hello "$1"; }')
+        first = shell.run("rec one greet world\nrec two false", timeout=10)
+        second = shell.run("rec three greet again", timeout=10)
+    assert first == [Record("one", 0, "hello world\n"), Record("two", 1, "")]
+    assert second == [Record("three", 0, "hello again\n")]
+
+
+def test_commands_have_no_standard_input() -> None:
+    with closing(LocalChannel()) as channel:
+        records = Shell("here", channel).run("rec cat cat\nrec on echo on", timeout=10)
+    assert [r.output for r in records] == ["", "on\n"]
+
+
+def test_half_a_script_runs_nothing(tmp_path: Path) -> None:
+    """A link that drops while a script is sent leaves the host as it was."""
+    mark = tmp_path / "mark"
+    script = f"{PRELUDE}\nx() {{\n: > {mark}\ntrue\n"  # the closing brace never arrives
+    subprocess.run(["sh", "-s"], input=script.encode(), capture_output=True, check=False)
+    assert not mark.exists()
+
+
+def test_a_shell_that_ends_says_what_it_said() -> None:
+    with (
+        closing(LocalChannel()) as channel,
+        pytest.raises(UnreachableError, match="no room on disk"),
+    ):
+        Shell("here", channel).run("echo no room on disk; exit 3", timeout=10)
+
+
+def test_waiting_is_bounded() -> None:
+    with (
+        closing(LocalChannel()) as channel,
+        pytest.raises(UnreachableError, match=r"after 0 s.*last seen"),
+    ):
+        Shell("here", channel).run("rec a true\nrec b sleep 5", timeout=0.3)
+
+
+def test_a_host_that_prints_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvsfab.session.MAX_RECORD", 100_000)
+    with (
+        closing(LocalChannel()) as channel,
+        pytest.raises(CommandError, match="more than 100000 bytes"),
+    ):
+        Shell("here", channel).run("rec a yes", timeout=10)

@@ -1,0 +1,307 @@
+"""The judge on recorded runs, good and bad, and on good ones with one fact changed: each failure
+that one client can see is named, with its host and its cure.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lvsfab.model import Scheduler
+from lvsfab.verify.verdict import Status
+from tests.unit.verify.recorded import DATA, check, cluster, edit, fail, load, risen, verdict
+
+GOOD = ("nat", "dr", "tun")
+
+
+@pytest.mark.parametrize("method", GOOD)
+def test_a_good_run_is_proved_by_every_check(method: str) -> None:
+    found = verdict(load(f"{method}-good"), cluster(method))
+    assert [c for c in found.checks if c.status is not Status.PASS] == []
+    assert found.passed
+    assert found.cause is None
+    assert found.answered == found.requests == 60
+    for row in found.rows:
+        assert row.expected == row.answered
+        assert row.conns == row.logged
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in DATA.glob("*.json")))
+def test_each_request_has_one_outcome(name: str) -> None:
+    found = verdict(load(name), cluster(name.partition("-")[0]))
+    assert sum(found.outcomes.values()) == found.requests
+    assert found.outcomes.get("answered", 0) == found.answered
+
+
+@pytest.mark.parametrize("method", GOOD)
+@pytest.mark.parametrize("other", GOOD)
+def test_a_run_of_one_method_never_proves_another(method: str, other: str) -> None:
+    if method != other:
+        assert not verdict(load(f"{method}-good"), cluster(other)).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "id_", "blamed", "words"),
+    [
+        ("dr-arp-unsuppressed", "dr", "arp", "rs1", ["(rs1)", "(director)"]),
+        (
+            "tun-rp-filter",
+            "tun",
+            "server:rs3",
+            "rs3",
+            ["TcpExtIPReversePathFilter +", "tunl0 is 1"],
+        ),
+        ("tun-device-down", "tun", "server:rs3", "rs3", ["tunl0 is down on rs3"]),
+        ("nat-gateway-elsewhere", "nat", "server:rs2", "rs2", ["192.168.10.254 (router)"]),
+        ("nat-no-forwarding", "nat", "forwarding", "director", ["net.ipv4.ip_forward is 0"]),
+    ],
+)
+def test_recorded_failures(name: str, method: str, id_: str, blamed: str, words: list[str]) -> None:
+    found = verdict(load(name), cluster(method))
+    assert found.status is Status.FAIL
+    assert found.cause is not None
+    assert found.cause.id == id_
+    assert found.cause.blamed == (blamed,)
+    assert found.cause.advice
+    for word in words:
+        assert word in found.cause.fact
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "innocent"),
+    [
+        ("tun-rp-filter", "tun", ["rs1", "rs2"]),
+        ("nat-gateway-elsewhere", "nat", ["rs1"]),
+        ("tun-device-down", "tun", ["rs1", "rs2"]),
+    ],
+)
+def test_innocent_servers_are_not_blamed(name: str, method: str, innocent: list[str]) -> None:
+    found = verdict(load(name), cluster(method))
+    for server in innocent:
+        assert check(found, f"server:{server}").status is Status.PASS
+
+
+def test_a_server_that_asks_in_the_vips_name_is_named() -> None:
+    run = load("dr-good")
+    links = run["after"]["rs2"]["links"][1]
+    mac = next(m[1] for m in re.finditer(r": eth0[@:].*?link/ether (\S+)", links))
+    edit(
+        run,
+        "router",
+        "arp",
+        lambda text: (
+            text + f"22:49:16.1 eth2  B   ifindex 5 {mac} ethertype ARP (0x0806), length 48: "
+            "Request who-has 192.168.10.254 tell 192.168.10.100, length 28\n"
+        ),
+        "after",
+    )
+    found = verdict(run, cluster("dr"))
+    assert found.cause is not None
+    assert (found.cause.id, found.cause.blamed) == ("arp-announce", ("rs2",))
+    assert "arp_announce=2" in found.cause.advice
+
+
+def test_a_vip_missing_on_a_server() -> None:
+    run = load("dr-good")
+    fail(run, "rs2")
+    for phase in ("before", "after"):
+        run[phase]["rs2"]["route:vip"][1] = "192.168.10.100 dev eth0 src 192.168.10.2 uid 0\n"
+    cause = verdict(run, cluster("dr")).cause
+    assert cause is not None
+    assert cause.id == "server:rs2"
+    assert "does not take 192.168.10.100 for its own" in cause.fact
+    assert "address add 192.168.10.100/32" in cause.advice
+
+
+def test_ipip_missing_on_a_server() -> None:
+    run = load("tun-good")
+    fail(run, "rs2")
+    edit(run, "rs2", "links", lambda text: re.sub(r"\d+: tunl0.*\n", "", text))
+    edit(run, "rs2", "dev", lambda text: re.sub(r" *tunl0:.*\n", "", text))
+    cause = verdict(run, cluster("tun")).cause
+    assert cause is not None
+    assert cause.id == "server:rs2"
+    assert "has no tunl0" in cause.fact
+    assert "modprobe ipip" in cause.advice
+
+
+def test_a_tunnel_with_another_far_end() -> None:
+    run = load("tun-good")
+    fail(run, "rs1")
+    edit(run, "rs1", "links", lambda text: text.replace("remote any", "remote 192.168.10.77"))
+    cause = verdict(run, cluster("tun")).cause
+    assert cause is not None
+    assert "from 192.168.10.77 alone" in cause.fact
+
+
+def test_rp_filter_of_all_is_seen_behind_a_device_at_0() -> None:
+    run = load("tun-good")
+    fail(run, "rs1")
+    edit(run, "rs1", "netstat", risen("TcpExt.IPReversePathFilter", 60), "after")
+    edit(run, "rs1", "conf", lambda t: re.sub(r"(conf/all/rp_filter):\d", r"\1:1", t))
+    edit(run, "rs1", "conf", lambda t: re.sub(r"(conf/tunl0/rp_filter):\d", r"\1:0", t))
+    cause = verdict(run, cluster("tun")).cause
+    assert cause is not None
+    assert "conf.all 1, conf.tunl0 0" in cause.fact
+    assert cause.advice.endswith("net.ipv4.conf.all.rp_filter=2")
+
+
+def test_an_inner_tunnel_address_for_a_real_server() -> None:
+    run = load("tun-good")
+    fail(run, "rs3")
+    for phase in ("before", "after"):
+        run[phase]["director"]["route:rip:rs3"][1] = "198.51.100.22 dev tunl0 src 10.0.0.1 uid 0\n"
+    cause = verdict(run, cluster("tun")).cause
+    assert cause is not None
+    assert (cause.id, cause.blamed) == ("routes", ("director",))
+    assert "leads into tunl0" in cause.fact
+
+
+def test_uploads_that_hang_in_the_tunnel() -> None:
+    run = load("tun-good")
+    text = run["batch"]["transfers"][1]
+    big = next(line for line in text.splitlines() if line.startswith("up 1048576"))
+    code, _, port, _ = big.split()[2:]
+    run["batch"]["transfers"][1] = text.replace(big, f"up 1048576 {code} 28 {port} 2800")
+    for server in ("rs1", "rs2", "rs3"):
+        run["after"]["director"][f"ping:{server}"][0] = 1
+    found = verdict(run, cluster("tun"))
+    assert found.cause is not None
+    assert found.cause.id == "sizes"
+    assert len(found.cause.blamed) == 1
+    assert "clamp the MSS" in found.cause.advice
+    assert "uploads up to 1048576 bytes passed" not in found.cause.fact or "timed out" in (
+        found.cause.fact
+    )
+
+
+def test_redirects_of_the_director() -> None:
+    run = load("nat-good")
+    edit(run, "director", "netstat", risen("Icmp.OutRedirects", 5), "after")
+    edit(run, "director", "conf", lambda t: re.sub(r"(all/send_redirects):0", r"\1:1", t))
+    cause = verdict(run, cluster("nat")).cause
+    assert cause is not None
+    assert cause.id == "forwarding"
+    assert "5 ICMP redirects" in cause.fact
+    assert "net.ipv4.conf.all.send_redirects=0" in cause.advice
+
+
+def test_no_vip_on_the_director_comes_before_all_else() -> None:
+    run = load("nat-no-forwarding")
+    edit(run, "director", "addresses", lambda text: re.sub(r".* 10\.1\.1\.100/32 .*\n", "", text))
+    cause = verdict(run, cluster("nat")).cause
+    assert cause is not None
+    assert (cause.id, cause.blamed) == ("vip", ("director",))
+
+
+@pytest.mark.parametrize(
+    ("have", "words"),
+    [
+        ("192.168.10.100:80 rr persistent 60", "persistence 60, not none"),
+        ("192.168.10.100:80 sh", "scheduler sh, not rr"),
+        ("192.168.10.100:8080 rr", "no service tcp 192.168.10.100 port 80"),
+    ],
+)
+def test_a_table_that_is_not_the_recipes(have: str, words: str) -> None:
+    run = load("dr-good")
+    edit(run, "director", "table", lambda text: text.replace("192.168.10.100:80 rr", have))
+    cause = verdict(run, cluster("dr")).cause
+    assert cause is not None
+    assert cause.id == "table"
+    assert words in cause.fact
+
+
+def test_weights_are_whole_fields() -> None:
+    found = verdict(load("dr-good"), cluster("dr", Scheduler.RR, rs1=10))
+    assert found.cause is not None
+    assert "rs1 has weight 1, not 10" in found.cause.fact
+
+
+def test_keep_alive_is_named() -> None:
+    run = load("dr-good")
+    run["batch"]["batch"][1] = run["batch"]["batch"][1].replace(" 200 0 1\trs1", " 200 0 0\trs1")
+    found = verdict(run, cluster("dr"))
+    assert check(found, "connections").status is Status.FAIL
+    assert "keep-alive" in check(found, "connections").advice
+
+
+@pytest.mark.parametrize("status", [3, 4])
+def test_no_ip_vs_or_no_ipvsadm(status: int) -> None:
+    run = load("dr-good")
+    said = {3: "ip_vs is not loaded (kernel 6.1)", 4: "ipvsadm is not installed"}[status]
+    for phase in ("before", "after"):
+        run[phase]["director"]["table"] = [status, said]
+        run[phase]["director"]["stats"] = [3, ""]
+    cause = verdict(run, cluster("dr")).cause
+    assert cause is not None
+    assert cause.id == "table"
+    assert said in cause.fact
+
+
+def test_nobody_listens() -> None:
+    run = load("dr-good")
+    fail(run, "rs1")
+    edit(run, "rs1", "listen", lambda text: text.replace(":0050\n", ":0051\n"))
+    cause = verdict(run, cluster("dr")).cause
+    assert cause is not None
+    assert "nobody listens on 192.168.10.100 port 80 on rs1" in cause.fact
+
+
+def test_replies_through_the_director_in_dr() -> None:
+    run = load("dr-good")
+    links = run["after"]["director"]["links"][1]
+    mac = re.findall(r"link/ether (\S+)", links)[-1]
+    edit(
+        run,
+        "router",
+        "replies",
+        lambda text: re.sub(r"(ifindex \d+) \S+ ethertype", rf"\1 {mac} ethertype", text),
+        "after",
+    )
+    found = verdict(run, cluster("dr"))
+    assert check(found, "replies").status is Status.FAIL
+    assert check(found, "replies").blamed == ("director",)
+
+
+def test_other_peoples_connections_are_said_and_prove_nothing() -> None:
+    run = load("nat-good")
+
+    def more(text: str) -> str:
+        return re.sub(r"(10\.1\.1\.100:80 +)(\d+)", lambda m: f"{m[1]}{int(m[2]) + 7}", text)
+
+    edit(run, "director", "stats", more, "after")
+    found = verdict(run, cluster("nat"))
+    assert found.status is Status.UNCHECKED
+    assert "7 of them not ours" in check(found, "arrive").fact
+    assert check(found, "scheduler").status is Status.UNCHECKED
+
+
+def test_no_observer_is_unchecked_not_passed() -> None:
+    from dataclasses import replace  # noqa: PLC0415 - one use
+
+    found = verdict(load("dr-good"), replace(cluster("dr"), observers=()))
+    assert check(found, "arp").status is Status.UNCHECKED
+    assert check(found, "replies").status is Status.PASS
+    assert "no reply passed no observer" in check(found, "replies").fact
+    assert found.status is Status.UNCHECKED
+    assert not found.passed
+
+
+def test_ports_whose_connections_live_on_are_not_counted_against_anyone() -> None:
+    run = load("dr-good")
+    ports = re.findall(r"\d+", run["batch"]["batch"][1].split("from", 1)[1].split("\n", 1)[0])
+    old = "".join(f"port {port} FIN_WAIT\n" for port in ports[10:14])
+    run["before"]["director"]["connections"] = [0, old]
+
+    def fewer(text: str) -> str:
+        text = re.sub(r"(10\.100:80 +)(\d+)", lambda m: f"{m[1]}{int(m[2]) - 4}", text)
+        return re.sub(r"(168\.10\.[12]:80 +)(\d+)", lambda m: f"{m[1]}{int(m[2]) - 2}", text)
+
+    edit(run, "director", "stats", fewer, "after")
+    found = verdict(run, cluster("dr"))
+    assert check(found, "arrive").status is Status.PASS
+    assert check(found, "counts").status is Status.PASS
+    assert "4 more came from ports" in check(found, "counts").fact
+    assert check(found, "scheduler").status is Status.PASS
+    assert [(row.expected, row.answered) for row in found.rows] == [(30, 30), (30, 30)]
