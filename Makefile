@@ -62,11 +62,10 @@ endif
 e2e-all: setup kernel ## all tests on real kernels over both labs: an hour
 	PYTHON=$(BIN)/python .ci/e2e --durations=15 tests/e2e
 
-FAULTS := tests/unit/test_interruption.py tests/unit/test_deadman.py tests/unit/test_conflicts.py \
-  tests/unit/test_partial.py tests/unit/test_full_disk.py tests/unit/test_lock.py \
-  tests/unit/test_hostile.py \
-  tests/e2e/test_interruption.py tests/e2e/test_lockout.py tests/e2e/test_faults.py \
-  tests/e2e/test_load.py tests/e2e/test_soak.py
+FAULTS := $(addprefix tests/unit/test_, $(addsuffix .py, interruption deadman conflicts wire partial \
+    full_disk lock hostile)) \
+  $(addprefix tests/e2e/test_, $(addsuffix .py, interruption lockout faults load soak)) \
+  tests/e2e/test_keepalived.py::test_3_lvsfab_killed_every_few_steps
 
 faults: setup kernel ## every fault that is tried, and the table of them in docs/
 	$(BIN)/python -m pytest $(FAULTS) --junitxml=faults.xml -o junit_family=xunit1 || true

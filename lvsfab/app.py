@@ -21,8 +21,9 @@ from lvsfab.model import Cluster, Inventory, IPNetwork, Secret
 from lvsfab.session import Shell
 
 if TYPE_CHECKING:  # what runs alone need is loaded by them: `run` and `hosts` start without it
-    from lvsfab.engine import Emit, Engine, Outcome
+    from lvsfab.engine import Emit, Engine
     from lvsfab.labs.base import Lab
+    from lvsfab.outcome import Outcome
     from lvsfab.plan import HostPlan
     from lvsfab.recipe import Compiled
     from lvsfab.transports.endpoint import Endpoint

@@ -9,47 +9,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TypeVar
 
-from lvsfab import apply, journal, persist, scripts
+from lvsfab import apply, journal, persist, scripts, wire
 from lvsfab.apply import Emit as Emit  # noqa: PLC0414 - these two are the engine's words
 from lvsfab.apply import Event as Event  # noqa: PLC0414
-from lvsfab.errors import ConflictError, HostError, InputError, UnreachableError
+from lvsfab.errors import HostError, UnreachableError
 from lvsfab.journal import Entry
-from lvsfab.plan import HostPlan, Step, plan_host, quiesced, shared_addresses, stray_addresses
+from lvsfab.outcome import Outcome
+from lvsfab.plan import (
+    HostPlan,
+    Step,
+    feasible,
+    plan_host,
+    quiesced,
+    shared_addresses,
+    stray_addresses,
+    unopposed,
+)
 from lvsfab.reading import HostRead, host_read
 from lvsfab.recipe import Compiled
 from lvsfab.session import Shell
 from lvsfab.states.base import Resource
+from lvsfab.wire import Question
 
 READ_TIMEOUT = 60.0  # s for one host to say all that it has
 PARALLEL = 64
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a run ended, host by host: `done` is as wanted, `failed` is not and why, `not_reached`
-    had changes to come when the run ended. `returned`: brought back to what it was before the run.
-    """
-
-    plans: Mapping[str, HostPlan]
-    done: list[str] = field(default_factory=list)
-    failed: dict[str, HostError] = field(default_factory=dict)
-    not_reached: list[str] = field(default_factory=list)
-    returned: list[str] = field(default_factory=list)
-
-    @property
-    def changes(self) -> int:
-        return sum(len(plan.steps) for plan in self.plans.values())
-
-    def settle(self) -> None:
-        """Sort the hosts once nothing more will be done."""
-        self.not_reached = [h for h in dict.fromkeys(self.not_reached) if h not in self.failed]
-        out = {*self.failed, *self.not_reached, *self.returned}
-        self.done = [h for h in self.plans if h not in out]
 
 
 class Engine:
@@ -129,14 +117,25 @@ class Engine:
         return {host: shell.execs for host, shell in self.shells.items()}
 
     def read(
-        self, wanted: Mapping[str, Sequence[Resource]], *, owner: str = ""
+        self,
+        wanted: Mapping[str, Sequence[Resource]],
+        *,
+        owner: str = "",
+        asked: Mapping[str, Sequence[Question]] | None = None,
     ) -> tuple[dict[str, HostRead], dict[str, HostError]]:
-        """Read all hosts named in `wanted`; `owner` locks each for this run."""
+        """Read all hosts named in `wanted`; `owner` locks each for this run; `asked`: what hosts
+        ask their network.
+        """
+        asked = asked or {}
 
         def one(host: str) -> HostRead:
             began = time.monotonic()
             script = scripts.read_script(
-                self._name, wanted[host], owner, break_lock=self._break_lock
+                self._name,
+                wanted[host],
+                owner,
+                break_lock=self._break_lock,
+                asked=asked.get(host, ()),
             )
             records = self.shell(host).run(script, timeout=READ_TIMEOUT, what="its state")
             found = host_read(host, records, wanted[host])
@@ -172,13 +171,8 @@ class Engine:
         plans = self.plan(
             compiled, owner=owner, skip_unreachable=skip_unreachable, only=only, keep=keep
         )
-        conflicts = [f"  {plan.host}: {what}" for plan in plans.values() for what in plan.conflicts]
-        if conflicts and not adopt:
-            raise ConflictError(
-                "what somebody else put there is in the way; nothing was changed:\n"
-                + "\n".join(conflicts),
-                tip="take it away, or --adopt: it is recorded, changed, and `down` brings it back",
-            )
+        if not adopt:
+            unopposed(plans.values())
         before, marks = dict(self._reads), dict(self.marks)
         outcome = Outcome(plans)
         cluster = compiled.cluster
@@ -285,7 +279,11 @@ class Engine:
         wanted = {host: compiled.resources(host) for host in compiled.inventory.hosts}
         shared = shared_addresses(r for found in wanted.values() for r in found)
         places = persist.places(self._name) if keep else ()
-        reads, errors = self.read({h: (*r, *places) for h, r in wanted.items()}, owner=owner)
+        reads, errors = self.read(
+            {h: (*r, *places) for h, r in wanted.items()},
+            owner=owner,
+            asked=wire.questions(compiled.cluster, compiled.inventory),
+        )
         for host, error in errors.items():
             needed = host in compiled.hosts
             if isinstance(error, UnreachableError) and (skip_unreachable or not needed):
@@ -293,23 +291,18 @@ class Engine:
                 continue
             raise error
         self._reads = reads
+        macs = {mac for read in reads.values() for mac in read.others.macs}
         plans = {}
         for host, read in reads.items():
             kept = persist.kept(self._name, wanted[host], read.haves, read.journal) if keep else ()
             plan = plan_host(host, wanted[host], read.haves, read.journal, read.others, kept)
             stray = stray_addresses(shared, wanted[host], read.journal, read.others)
-            plans[host] = replace(plan, conflicts=plan.conflicts + stray)
+            strange = wire.strangers(read.answers, macs, [h for h in wanted if h not in reads])
+            plans[host] = replace(plan, conflicts=plan.conflicts + stray + strange)
         plans = {host: plans[host] for host in wanted if host in plans}
         if only:
             plans = {host: plan.only(only) for host, plan in plans.items()}
-        problems = [(plan.host, problem) for plan in plans.values() for problem in plan.problems]
-        if problems:
-            told = "\n".join(f"  {host}: {problem}" for host, problem in problems)
-            raise InputError(
-                f"recipe {compiled.recipe.name} cannot be done; nothing was changed:\n{told}",
-                tip="in a lab: `lvsfab lab build --kernel built`, `lvsfab lab down`, and again; "
-                "elsewhere: a kernel that has what is missing",
-            )
+        feasible(compiled.recipe.name, plans.values())
         return plans
 
     def down(self, hosts: Sequence[str], owner: str, first: Sequence[str] = ()) -> Outcome:

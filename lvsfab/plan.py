@@ -12,6 +12,7 @@ from ipaddress import ip_interface
 from msgspec.structs import replace
 
 from lvsfab import journal as journals
+from lvsfab.errors import ConflictError, InputError
 from lvsfab.journal import Entry
 from lvsfab.session import Command
 from lvsfab.states.address import Address
@@ -267,6 +268,29 @@ def quiesced(
             )
         )
     return tuple(steps)
+
+
+def feasible(recipe: str, plans: Iterable[HostPlan]) -> None:
+    """InputError where a host cannot have what is wanted."""
+    problems = [f"  {plan.host}: {problem}" for plan in plans for problem in plan.problems]
+    if problems:
+        raise InputError(
+            f"recipe {recipe} cannot be done; nothing was changed:\n" + "\n".join(problems),
+            tip="in a lab: `lvsfab lab build --kernel built`, `lvsfab lab down`, and again; "
+            "elsewhere: a kernel that has what is missing",
+        )
+
+
+def unopposed(plans: Iterable[HostPlan]) -> None:
+    """ConflictError where somebody else put something in the way."""
+    conflicts = [f"  {plan.host}: {what}" for plan in plans for what in plan.conflicts]
+    if conflicts:
+        raise ConflictError(
+            "what somebody else put there is in the way; nothing was changed:\n"
+            + "\n".join(conflicts),
+            tip="take it away, or --adopt: what is on these hosts is recorded, changed, and `down` "
+            "brings it back",
+        )
 
 
 def _undo(entry: Entry, haves: Mapping[str, Have]) -> Step | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lvsfab import deadman, journal, lock, scripts
+from lvsfab import deadman, journal, lock, scripts, wire
 from lvsfab.deadman import Way
 from lvsfab.errors import CommandError, LockedError
 from lvsfab.journal import Entry
 from lvsfab.plan import Have
 from lvsfab.session import Record, by_id
 from lvsfab.states.base import Others, Resource
+from lvsfab.wire import Answer
 
 _LOCK = {
     "stale": "took over the lock of {0.owner}, whose run is dead (for {0.age} s)",
@@ -23,7 +24,8 @@ _LOCK = {
 class HostRead:
     """`left`: there is something of ours, if only an empty place for a journal; `notes`: what a
     person should know (whose lock was taken over); `way`: how this controller reaches the host;
-    `others`: addresses and listeners there, whoever put them there.
+    `others`: addresses and listeners there, whoever put them there; `answers`: who on its network
+    answered for what it was to ask about.
     """
 
     host: str
@@ -35,6 +37,7 @@ class HostRead:
     notes: tuple[str, ...] = ()
     way: Way | None = None
     others: Others = field(default_factory=Others)
+    answers: tuple[Answer, ...] = ()
 
 
 def host_read(host: str, records: Sequence[Record], wanted: Sequence[Resource]) -> HostRead:
@@ -66,6 +69,7 @@ def host_read(host: str, records: Sequence[Record], wanted: Sequence[Resource]) 
     missing = [r.id for r in wanted if r.id not in haves]
     if missing:
         raise CommandError(host, f"did not say what it has of {', '.join(missing[:3])}")
+    answers, unasked = wire.answers(found["wire"].output) if "wire" in found else ((), ())
     kept, mark = found["journal"].output, found["mark"].output.strip()
     return HostRead(
         host,
@@ -74,7 +78,8 @@ def host_read(host: str, records: Sequence[Record], wanted: Sequence[Resource]) 
         journal.parse(kept),
         mark,
         left=bool(kept.strip() or mark),
-        notes=tuple(_LOCK[t.word].format(t) for t in told),
+        notes=(*(_LOCK[t.word].format(t) for t in told), *unasked),
         way=deadman.parse(found["way"].output) if "way" in found else None,
         others=scripts.others(found["others"]),
+        answers=answers,
     )

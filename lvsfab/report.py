@@ -20,8 +20,9 @@ from lvsfab.errors import CommandError, HostError, InputError, LvsfabError
 
 if TYPE_CHECKING:  # a tenth of a second that `run` and `hosts` can do without
     from lvsfab.audit import Run
-    from lvsfab.engine import Engine, Event, Outcome
+    from lvsfab.engine import Engine, Event
     from lvsfab.model import Host
+    from lvsfab.outcome import Outcome
     from lvsfab.plan import HostPlan, Step
     from lvsfab.states.base import Change
 

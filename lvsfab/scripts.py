@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from lvsfab import deadman, journal, lock
+from lvsfab import deadman, journal, lock, wire
 from lvsfab.deadman import Guard
 from lvsfab.errors import CommandError, InputError
 from lvsfab.journal import Entry
@@ -20,6 +20,7 @@ from lvsfab.plan import Have, Step, Unsupported
 from lvsfab.session import Record
 from lvsfab.states import KINDS, readers_script
 from lvsfab.states.base import Others, Resource, UnsupportedError
+from lvsfab.wire import Question
 
 _HELPERS = r"""
 journal_read() { # $1: name. Its places are said too: a run may have ended before it wrote there
@@ -56,9 +57,11 @@ mark_put() { # $1: directory, $2: the line; none: nothing is up. $3: where it is
   fi
   mkdir -p "$1" && chmod 700 "$1" && printf '%s\n' "$2" >"$1/up.new" && mv "$1/up.new" "$1/up"
 }
-read_others() { # addresses with their devices; listeners: protocol, port and address in hex
-  has ip && ip -o addr show 2>/dev/null |
-    sed -n 's/^[0-9]*: *\([^ ]*\) *inet6* \([^ ]*\) .*/address \2 \1/p'
+read_others() { # addresses and MACs by device; listeners: protocol, port and address in hex
+  has ip && ip addr show 2>/dev/null |
+    sed -n -e '/^[0-9]/{s/^[0-9]*: *\([^ ]*\): .*/\1/;h;}' \
+      -e 's/^ *link\/[^ ]* \([0-9a-f:]*\) .*/mac \1/p' \
+      -e '/^ *inet/{s/^ *inet6* \([^ ]*\) .*/address \1/;G;s/\n/ /p;}'
   sed -n 's/^ *[0-9]*: \([0-9A-F]*\):\([0-9A-F]*\) [0-9A-F]*:0000 0A .*/tcp \2 \1/p' \
     /proc/net/tcp /proc/net/tcp6 2>/dev/null
   sed -n 's/^ *[0-9]*: \([0-9A-F]*\):\([0-9A-F]*\) [0-9A-F]*:0000 07 .*/udp \2 \1/p' \
@@ -74,7 +77,7 @@ read_host() {
 
 def prelude() -> str:
     """Functions that every script of a run may use; sent once to each host."""
-    return lock.HELPERS + deadman.HELPERS + _HELPERS + readers_script()
+    return lock.HELPERS + deadman.HELPERS + wire.HELPERS + _HELPERS + readers_script()
 
 
 def journal_dir(name: str, volatile: bool) -> str:
@@ -82,9 +85,15 @@ def journal_dir(name: str, volatile: bool) -> str:
 
 
 def read_script(
-    name: str, wanted: Sequence[Resource], owner: str = "", *, break_lock: bool = False
+    name: str,
+    wanted: Sequence[Resource],
+    owner: str = "",
+    *,
+    break_lock: bool = False,
+    asked: Sequence[Question] = (),
 ) -> str:
-    """Read a host whole: who it is, its journal, each wanted and each journalled resource.
+    """Read a host whole: who it is, its journal, each wanted and each journalled resource, and
+    what its network answers to what is `asked`.
 
     With `owner` the host is locked first; when another run holds it, nothing else is read, or
     with `break_lock` that run is ended.
@@ -94,6 +103,10 @@ def read_script(
         how = " break" if break_lock else ""
         lines.append(f"rec lock lock_take {shlex.quote(owner)}{how} || return 0")
         lines.append("rec way ssh_way")
+    lines += [  # answers come while the rest is read
+        f"wire_ask {shlex.quote(one.address)} {shlex.quote(one.dev)} </dev/null >/dev/null 2>&1"
+        for one in asked
+    ]
     lines.append("rec others read_others")
     lines.append(f"rec mark mark_read {shlex.quote(name)}")
     lines.append(f"rec journal journal_read {shlex.quote(name)}")
@@ -106,6 +119,8 @@ def read_script(
         '  rec "have:$kind:$key" "read_$kind" "$key"\n'
         "done"
     )
+    if asked:
+        lines.append(f"rec wire wire_told {wire.WAIT}")
     return "\n".join(lines)
 
 
@@ -198,17 +213,20 @@ def others(record: Record) -> Others:
     """The `others` record; a line that makes no sense is passed over."""
     addresses: list[tuple[str, str]] = []
     listening: set[tuple[str, int]] = set()
+    macs: set[str] = set()
     for line in record.output.splitlines():
         words = line.split()
-        if len(words) != 3:
+        if len(words) == 2 and words[0] == "mac":
+            macs.add(words[1])
+        elif len(words) != 3:
             continue
-        if words[0] == "address":
+        elif words[0] == "address":
             addresses.append((words[1].partition("/")[0], words[2].partition("@")[0]))
         elif re.fullmatch(r"[0-9A-F]{4}", words[1]) and (
             words[0] == "tcp" or not words[2].strip("0")
         ):
             listening.add((words[0], int(words[1], 16)))
-    return Others(tuple(addresses), frozenset(listening))
+    return Others(tuple(addresses), frozenset(listening), frozenset(macs))
 
 
 def facts(record: Record) -> Mapping[str, str]:

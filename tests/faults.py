@@ -21,9 +21,9 @@ the test passed. "Not run": it has no result in the runs that this table was mad
 
 # every file of tests that belongs in the table (FAULTS in the Makefile)
 FILES = [
-    "unit: interruption", "unit: deadman", "unit: conflicts", "unit: partial", "unit: full_disk",
-    "unit: lock", "unit: hostile", "e2e: interruption", "e2e: lockout", "e2e: faults",
-    "e2e: load", "e2e: soak",
+    "unit: interruption", "unit: deadman", "unit: conflicts", "unit: wire", "unit: partial",
+    "unit: full_disk", "unit: lock", "unit: hostile", "e2e: interruption", "e2e: lockout",
+    "e2e: faults", "e2e: keepalived", "e2e: load", "e2e: soak",
 ]  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def main(*paths: str) -> int:
     found += [(name, "the whole file", 0, "not run") for name in FILES if name not in there]
     lines = [f"| {where} | {what} | {tried} | {how} |" for where, what, tried, how in found]
     held = [row for row in found if row[3] == "held"]
-    ended = sum(row[2] for row in held if "interruption" in row[0])
+    ended = sum(row[2] for row in held if "interruption" in row[0] or "killed" in row[1])
     inputs = sum(row[2] for row in held if "hostile" in row[0])
     cycles = sum(row[2] for row in held if "soak" in row[0])
     sent, lost = (sum(total(n, Path(s)) for s in sources) for n in ("requests", "lost"))

@@ -34,7 +34,9 @@ class AddingEngine(Engine):
 
     def plan(self, compiled: Compiled, **options: Any) -> dict[str, HostPlan]:
         hosts = {name: compiled.inventory.hosts[name] for name in compiled.hosts}
-        narrowed = replace(compiled, inventory=replace(compiled.inventory, hosts=hosts))
+        inventory = replace(compiled.inventory, hosts=hosts)
+        # one host alone knows no other's MAC: it asks nobody who has the VIP
+        narrowed = replace(compiled, inventory=inventory, cluster=None)
         plans = super().plan(narrowed, **options)
         return {h: replace(p, undo=(), late=(), keep=(), forget=False) for h, p in plans.items()}
 

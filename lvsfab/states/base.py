@@ -41,12 +41,13 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """What else is on a host: `addresses`, each with its device (nothing of ours among them), and
-    `listening`: protocol and port, for UDP only where it is on every address.
+    """What else is on a host: `addresses`, each with its device (nothing of ours among them),
+    `listening`: protocol and port, for UDP only where it is on every address; `macs` of its links.
     """
 
     addresses: tuple[tuple[str, str], ...] = ()
     listening: frozenset[tuple[str, int]] = frozenset()
+    macs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

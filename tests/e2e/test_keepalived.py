@@ -166,7 +166,9 @@ def test_3_survives_a_reboot_of_all(nat: LabUnderTest) -> None:
     assert nat.cli("verify", "--json").json["status"] == "pass"
 
 
-def test_3_lvsfab_killed_every_few_steps(nat: LabUnderTest) -> None:
+def test_3_lvsfab_killed_every_few_steps(
+    nat: LabUnderTest, record_property: Callable[[str, object], None]
+) -> None:
     nat.cli("down")
     argv = ["up", "nat", "--persist", "--no-verify"]
     argv += [w for k, v in NAT.items() for w in ("--set", f"{k}={v}")]
@@ -179,6 +181,7 @@ def test_3_lvsfab_killed_every_few_steps(nat: LabUnderTest) -> None:
         kills += 1
         assert kills < 40
     assert kills > 5
+    record_property("tried", kills)
     nat.left_nothing()
 
 

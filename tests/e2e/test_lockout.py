@@ -5,12 +5,13 @@ purpose, conflicts with what others put there, two controllers, hosts that fail.
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import LabUnderTest
+from tests.e2e.conftest import LabUnderTest, cli
 
 pytestmark = pytest.mark.lab
 
@@ -94,6 +95,83 @@ def test_what_somebody_else_put_in_the_way(clean: LabUnderTest) -> None:
     clean.cli("down")
     assert clean.sh("director", "ipvsadm -Sn").split() == ["-A", "-t", "10.1.1.7:25", "-s", "rr"]
     clean.cli("lab", "reboot", "director")  # what this test itself put there goes
+
+
+ELSEWHERE = """\
+name: %s
+networks:
+  front: {subnets: [10.1.1.0/24, "fd00:1::/64"]}
+  inner: {subnets: [192.168.10.0/24, "fd00:10::/64"]}
+hosts:
+  director:
+    roles: [director]
+    interfaces:
+      eth0: {network: front, addresses: [10.1.1.250/24, "fd00:1::fa/64"]}
+      eth1: {network: inner, addresses: [192.168.10.250/24, "fd00:10::fa/64"]}
+  rs1:
+    roles: [real_server]
+    interfaces: {eth0: {network: inner, addresses: [192.168.10.1/24, "fd00:10::1/64"]}}
+  rs2:
+    roles: [real_server]
+    interfaces: {eth0: {network: inner, addresses: [192.168.10.2/24, "fd00:10::2/64"]}}
+parameters:
+  nat: {vip: 10.1.1.100}
+"""
+
+
+def without_router(lab: LabUnderTest, home: Path) -> Path:
+    """An inventory of three of the lab's hosts, reached by an ssh_config, as hosts of one's own
+    are; of the router it knows nothing.
+    """
+    (home / ".ssh").mkdir(mode=0o700)
+    whole = home / "lab.config"
+    whole.write_text(lab.cli("lab", "ssh-config").out)
+    config, host = "", ""
+    for line in whole.read_text().splitlines():
+        word, _, rest = line.strip().partition(" ")
+        host = rest if word == "Host" else host
+        if word == "ProxyCommand":  # which hands over a descriptor: OpenSSH alone can take it
+            config += f"  ProxyCommand ssh -F {whole} -W %h:22 {host}\n"
+        elif word != "ProxyUseFdpass":
+            config += f"{line}\n"
+    (home / ".ssh/config").write_text(config)
+    path = home / "elsewhere.yml"
+    path.write_text(ELSEWHERE % f"elsewhere-{os.getpid()}")
+    return path
+
+
+def test_a_vip_that_a_machine_outside_the_inventory_has(
+    clean: LabUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The router holds it, and the inventory has no router."""
+    inventory = str(without_router(clean, tmp_path))
+    mac = clean.sh("router", "cat /sys/class/net/eth1/address").strip()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    vips = {"10.1.1.100": "10.1.1.100/32", "fd00:1::100": "fd00:1::100/128"}
+    for address in vips.values():
+        clean.sh("router", f"ip addr add {address} dev eth1")
+    before = clean.snapshot()
+    for vip in vips:
+        words = ("nat", "--set", f"vip={vip}", "-i", inventory)
+        (told,) = cli("plan", *words, "--json", code=2).json["conflicts"]["director"]
+        assert told.startswith(f"{vip}: a machine that is no host of the inventory answers")
+        assert f"on eth0, MAC {mac}" in told
+        refused = cli("up", *words, "--no-verify", code=1)
+        assert f"MAC {mac}" in refused.err
+        assert "nothing was changed" in refused.err
+    assert clean.snapshot() == before
+    assert not [vip for vip in vips if vip in clean.sh("director", "ip neigh")]
+    try:
+        cli("up", "nat", "-i", inventory, "--no-verify", "--adopt")
+        assert "10.1.1.100/32" in clean.sh("director", "ip -o addr show dev eth0")
+        cli("down", "-i", inventory)
+        for address in vips.values():
+            clean.sh("router", f"ip addr del {address} dev eth1")
+        done = cli("up", "nat", "-i", inventory, "--no-verify", "--json").json
+        assert set(done["handshakes"].values()) == set(done["execs"].values()) == {1}
+    finally:
+        cli("down", "-i", inventory)
+    clean.left_nothing()
 
 
 def test_a_host_that_fails_is_gone_on_with(clean: LabUnderTest) -> None:

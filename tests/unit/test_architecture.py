@@ -19,7 +19,7 @@ VALUES = {"errors", "model"}
 STATES = VALUES | {"session", "states"}
 PLANNING = STATES | {
     "document", "inventory", "cluster", "recipe", "plan", "journal", "scripts", "lock", "deadman",
-    "persist",
+    "persist", "wire", "outcome",
 }  # fmt: skip
 VERIFY = VALUES | {"session", "states", "verify"}
 ALLOWED: dict[str, set[str]] = {
@@ -36,9 +36,11 @@ ALLOWED: dict[str, set[str]] = {
     "plan": STATES | {"journal"},
     "persist": STATES | {"journal", "plan"},
     "lock": set(),
+    "wire": VALUES,
+    "outcome": VALUES | {"plan"},
     "deadman": STATES | {"plan", "journal"},
     "audit": VALUES,
-    "scripts": STATES | {"journal", "plan", "lock", "deadman"},
+    "scripts": STATES | {"journal", "plan", "lock", "deadman", "wire"},
     "reading": PLANNING,
     "apply": PLANNING,
     "engine": PLANNING | {"reading", "apply"},

@@ -11,9 +11,10 @@ import pytest
 
 from lvsfab import apply, deadman
 from lvsfab.deadman import Way, danger
-from lvsfab.engine import Engine, Event, Outcome
+from lvsfab.engine import Engine, Event
 from lvsfab.errors import CutOffError, UnreachableError
 from lvsfab.model import Inventory
+from lvsfab.outcome import Outcome
 from lvsfab.plan import Step
 from lvsfab.scripts import prelude
 from lvsfab.session import Shell

@@ -32,6 +32,7 @@ from lvsfab.report import clean
 from lvsfab.session import MAX_RECORD, Command, Framer, Record, Shell
 from lvsfab.states import BUILDERS, KINDS
 from lvsfab.states.base import Context
+from lvsfab.wire import Question
 from tests.unit.local import LocalChannel
 from tests.unit.states.test_registry import LINES
 
@@ -413,8 +414,10 @@ def test_every_posix_shell_takes_the_whole_prelude(program: list[str]) -> None:
         pytest.skip(f"no {program[0]} on this machine")
     shell = Shell("h", LocalChannel(program), scripts.prelude())
     try:
-        records = shell.run(scripts.read_script("unit", []), timeout=20)
+        asked = (Question("192.0.2.1", "no-such-dev"),)
+        records = shell.run(scripts.read_script("unit", [], asked=asked), timeout=20)
         found = host_read("h", records, ())
+        assert found.answers == ()
         assert found.facts["kernel"] == os.uname().release
         assert ("127.0.0.1", "lo") in found.others.addresses or not found.others.addresses
     finally:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from lvsfab.engine import Engine, Outcome
+from lvsfab.engine import Engine
 from lvsfab.errors import HostError
+from lvsfab.outcome import Outcome
 from lvsfab.scripts import prelude
 from lvsfab.session import Shell
 from tests.unit.local import LocalChannel

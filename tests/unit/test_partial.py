@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lvsfab.engine import Outcome
 from lvsfab.errors import CommandError
+from lvsfab.outcome import Outcome
 from lvsfab.plan import quiesced
 from lvsfab.states.base import Resource
 from lvsfab.states.ipvs_server import RealServerState
