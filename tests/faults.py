@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,66 +20,75 @@ the test passed. "Not run": it has no result in the runs that this table was mad
 """
 
 
-# every file of tests that belongs in the table (FAULTS in the Makefile)
-FILES = [
-    "unit: interruption", "unit: deadman", "unit: conflicts", "unit: wire", "unit: partial",
-    "unit: full_disk", "unit: lock", "unit: hostile", "e2e: interruption", "e2e: lockout",
-    "e2e: faults", "e2e: keepalived", "e2e: load", "e2e: soak",
-]  # fmt: skip
+@dataclass(frozen=True)
+class Row:
+    """A test: how often it `tried`, how it ended, the requests that it sent and lost."""
+
+    where: str
+    fault: str
+    tried: int
+    outcome: str
+    requests: int = 0
+    lost: int = 0
 
 
-def rows(path: Path) -> list[tuple[str, str, int, str]]:
-    """Where, fault, how often tried, outcome, for each test of a JUnit XML file."""
-    found: list[tuple[str, str, int, str]] = []
+def told(name: str) -> str:
+    """A test's name as words."""
+    base, _, parameters = name.removeprefix("test_").partition("[")
+    words = base.replace("_", " ") + (f" ({parameters.rstrip(']')})" if parameters else "")
+    return re.sub(r"[|\x00-\x1f]", " ", words)
+
+
+def expected(text: str) -> list[tuple[str, str]]:
+    """Where and fault of each test that `pytest --collect-only -q` lists."""
+    found = re.findall(r"^tests/(\w+)/test_(\w+)\.py::(.*)$", text, flags=re.MULTILINE)
+    return [(f"{folder}: {file}", told(name)) for folder, file, name in found]
+
+
+def rows(path: Path) -> list[Row]:
+    """Each test of a JUnit XML file."""
+    found = []
     for case in ElementTree.parse(path).iter("testcase"):  # noqa: S314 - our own file
-        name = case.get("name", "").removeprefix("test_")
-        if not name:  # pytest writes such a one where a run was ended from outside
-            where = found[-1][0] if found else path.name
-            found.append((where, "the run was ended here; what follows in this file", 0, "not run"))
+        if not case.get("name"):  # pytest writes such a one where a run was ended from outside
             continue
-        base, _, parameters = name.partition("[")
-        told = base.replace("_", " ") + (f" ({parameters.rstrip(']')})" if parameters else "")
-        told = re.sub(r"[|\x00-\x1f]", " ", told)
-        tried = next((int(p.get("value", 1)) for p in case.iter("property")
-                      if p.get("name") == "tried"), 1)  # fmt: skip
+        said = {p.get("name"): p.get("value", "0") for p in case.iter("property")}
         bad = [case.find(word) is not None for word in ("failure", "error")]
         skipped = case.find("skipped") is not None
-        outcome = "FAILED" if any(bad) else "skipped" if skipped else "held"
-        module = case.get("classname", "").removeprefix("tests.")
-        found.append((module.replace(".test_", ": "), told, tried, outcome))
+        found.append(Row(
+            where=case.get("classname", "").removeprefix("tests.").replace(".test_", ": "),
+            fault=told(case.get("name", "")),
+            tried=int(said.get("tried", 1)),
+            outcome="FAILED" if any(bad) else "skipped" if skipped else "held",
+            requests=int(said.get("requests", 0)),
+            lost=int(said.get("lost", 0)),
+        ))  # fmt: skip
     return found
 
 
-def total(name: str, path: Path) -> int:
-    """The sum of a property of the tests that passed."""
-    return sum(
-        int(found.get("value", 0))
-        for case in ElementTree.parse(path).iter("testcase")  # noqa: S314 - our own file
-        for found in case.iter("property")
-        if found.get("name") == name and case.find("failure") is None
-    )
-
-
-def main(*paths: str) -> int:
+def main(listed: str, *paths: str) -> int:
+    """`listed`: a file with what pytest collects; then JUnit files, of which a later one counts
+    for more, and the file to write.
+    """
     *sources, target = paths
-    found = [row for source in sources for row in rows(Path(source))]
-    there = {row[0] for row in found}
-    found += [(name, "the whole file", 0, "not run") for name in FILES if name not in there]
-    lines = [f"| {where} | {what} | {tried} | {how} |" for where, what, tried, how in found]
-    held = [row for row in found if row[3] == "held"]
-    ended = sum(row[2] for row in held if "interruption" in row[0] or "killed" in row[1])
-    inputs = sum(row[2] for row in held if "hostile" in row[0])
-    cycles = sum(row[2] for row in held if "soak" in row[0])
-    sent, lost = (sum(total(n, Path(s)) for s in sources) for n in ("requests", "lost"))
+    results = {(row.where, row.fault): row for source in sources for row in rows(Path(source))}
+    found = [
+        results.get(key, Row(*key, 0, "not run")) for key in expected(Path(listed).read_text())
+    ]
+    lines = [f"| {r.where} | {r.fault} | {r.tried} | {r.outcome} |" for r in found]
+    held = [row for row in found if row.outcome == "held"]
+    bad, missing = ([r for r in found if r.outcome == word] for word in ("FAILED", "not run"))
+    ended = sum(r.tried for r in held if "interruption" in r.where or "killed" in r.fault)
     figures = (
-        f"\n{len(held)} held, {sum(row[3] == 'FAILED' for row in found)} failed, "
-        f"{sum(row[3] == 'not run' for row in found)} lines not run; "
-        f"runs ended in the middle: {ended}; hostile inputs: {inputs}; cycles: {cycles}; "
-        f"requests of load and soak: {sent}, of which {lost} were lost while one mode took "
-        "another's place, and none else.\n"
+        f"\n{len(held)} held, {len(bad)} failed, {len(missing)} not run; "
+        f"runs ended in the middle: {ended}; "
+        f"hostile inputs: {sum(r.tried for r in held if 'hostile' in r.where)}; "
+        f"cycles: {sum(r.tried for r in held if 'soak' in r.where)}; "
+        f"requests of load and soak: {sum(r.requests for r in held)}, of which "
+        f"{sum(r.lost for r in held)} were lost while one mode took another's place, "
+        "and none else.\n"
     )
     Path(target).write_text(HEAD + "\n".join(lines) + "\n" + figures)
-    return int(any(row[3] in ("FAILED", "not run") for row in found))
+    return int(bool(bad or missing))
 
 
 if __name__ == "__main__":
