@@ -16,7 +16,6 @@ import msgspec
 from lvsfab.errors import InputError
 from lvsfab.states import KINDS
 from lvsfab.states.base import State
-from lvsfab.states.boot import Boot
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def parse(text: str) -> tuple[Entry, ...]:
 
 def durable(entries: Iterable[Entry]) -> bool:
     """Whether what is journalled comes back after a reboot: then its journal must, too."""
-    return any(entry.type is Boot for entry in entries)
+    return any(entry.type.at_boot for entry in entries)
 
 
 def first(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -7,21 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_interface
-
-from msgspec.structs import replace
 
 from lvsfab import journal as journals
 from lvsfab.errors import ConflictError, InputError
 from lvsfab.journal import Entry
 from lvsfab.session import Command
-from lvsfab.states.address import Address
 from lvsfab.states.base import Change, Others, Resource, State, changes
-from lvsfab.states.boot import Boot
-from lvsfab.states.ipvs_server import RealServerState
-from lvsfab.states.ipvs_service import VirtualServiceState
-from lvsfab.states.keepalived import KeepalivedConfig
-from lvsfab.states.sysctl import Sysctl
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +128,7 @@ def plan_host(
                 problems.append(f"{resource.id}: {told}; it cannot be changed on this host")
                 continue
             apply.append(Step(resource, have, found, commands))
-    added = _added_servers(wanted, haves, known)
+    added = _added_members(wanted, haves, known)
     conflicts += [f"{step.id}: somebody added it to a service of ours" for step in added]
     late = [entry for entry, _ in undo if entry.id in later]
     record = tuple(
@@ -177,24 +168,23 @@ def _inherited(step: Step, late: Sequence[Entry]) -> State | None:
     return have
 
 
-def _added_servers(
+def _added_members(
     wanted: Sequence[Resource], haves: Mapping[str, Have], known: Collection[str]
 ) -> list[Step]:
-    """Steps that take out what neither the recipe nor an earlier run (`known`) put into a virtual
-    service that a run of ours made: part of the requests goes there.
+    """Steps that take out what neither the recipe nor an earlier run (`known`) put into what a run
+    of ours made: to a real server that somebody added goes part of the requests.
     """
     ids = {resource.id for resource in wanted} | set(known)
     found = []
-    for service in wanted:
-        have = haves.get(service.id)
-        if service.id not in known or not isinstance(have, VirtualServiceState):
+    for resource in wanted:
+        have = haves.get(resource.id)
+        if resource.id not in known or not isinstance(have, State):
             continue
-        for server in have.servers:
-            other = Resource(RealServerState, f"{service.key}->{server}", None)
-            if other.id not in ids:
-                commands = RealServerState.commands(other.key, None, None)
+        for member in have.members(resource.key):
+            if member.id not in ids:
+                commands = member.type.commands(member.key, None, None)
                 gone = (Change("", "present", "absent"),)
-                found.append(Step(other, None, gone, commands, undo=True))
+                found.append(Step(member, None, gone, commands, undo=True))
     return found
 
 
@@ -206,18 +196,13 @@ def _off_and_on(
     """
     for boot in kept:
         have = haves.get(boot.id)
-        if boot.type is not Boot or have is None or isinstance(have, Unsupported):
+        if not boot.type.at_boot or not isinstance(have, State):
             continue
-        absent = Resource(Boot, boot.key, None)
-        off = Step(
-            absent, have, changes(None, have), Boot.commands(boot.key, None, None), undo=True
-        )
-        on = Step(
-            boot,
-            None,
-            changes(boot.state, None),
-            Boot.commands(boot.key, None, Boot(name=boot.key)),
-        )
+        absent, commands = Resource(boot.type, boot.key, None), boot.type.commands
+        gone = changes(None, have)
+        off = Step(absent, have, gone, commands(boot.key, None, None), undo=True)
+        made = changes(boot.state, None)
+        on = Step(boot, None, made, commands(boot.key, None, boot.state))
         return (off, *undo), (*(step for step in last if step.id != boot.id), on)
     return tuple(undo), tuple(last)
 
@@ -228,21 +213,20 @@ def stray_addresses(
     """Of the addresses that a recipe shares out (VIPs), those that a host has where neither the
     recipe nor an earlier run put them: a conflict each.
     """
-    ours = {r.id for r in wanted} | {entry.id for entry in journal}
-    kinds = {*(r.type for r in wanted), *(entry.type for entry in journal)}
-    if KeepalivedConfig in kinds:
-        return ()  # VRRP puts them there, or not
+    known = [(r.type, r.key) for r in wanted] + [(entry.type, entry.key) for entry in journal]
+    if any(kind.moves_addresses for kind, _ in known):
+        return ()  # they come and go
+    ours = {kind.places(key) for kind, key in known}
     return tuple(
         f"{address} is on {dev}, where the recipe does not put it"
         for address, dev in others.addresses
-        if address in shared and f"{Address.kind}:{address}@{dev}" not in ours
+        if address in shared and (address, dev) not in ours
     )
 
 
 def shared_addresses(wanted: Iterable[Resource]) -> set[str]:
-    """The addresses among wanted resources that have no network of their own (/32, /128)."""
-    faces = (ip_interface(r.state.address) for r in wanted if isinstance(r.state, Address))
-    return {str(f.ip) for f in faces if f.network.prefixlen == f.max_prefixlen}
+    """The addresses that wanted resources put on hosts and several hosts may have."""
+    return {r.state.shared for r in wanted if r.state is not None and r.state.shared}
 
 
 def quiesced(
@@ -254,19 +238,11 @@ def quiesced(
     steps = []
     for resource in wanted:
         have = haves.get(resource.id)
-        if (
-            not isinstance(have, RealServerState)
-            or have.address not in addresses
-            or not have.weight
-        ):
+        if not isinstance(have, State) or (state := have.drained(addresses)) is None:
             continue
-        state = replace(have, weight=0)
-        commands = RealServerState.commands(resource.key, have, state)
-        steps.append(
-            Step(
-                Resource(RealServerState, resource.key, state), have, state.changes(have), commands
-            )
-        )
+        commands = resource.type.commands(resource.key, have, state)
+        drained = Resource(resource.type, resource.key, state)
+        steps.append(Step(drained, have, changes(state, have), commands))
     return tuple(steps)
 
 
@@ -312,8 +288,8 @@ def unfinished(steps: Iterable[Step], haves: Mapping[str, Have]) -> list[tuple[S
     gone = any(step.undo and step.resource.type.foundation for step in steps)
     for step in steps:
         have = haves.get(step.id)
-        if gone and step.undo and have is None and step.resource.type is Sysctl:
-            continue  # a parameter that was put back, and then went with its module
+        if gone and step.undo and have is None and step.resource.type.fleeting:
+            continue  # it was put back, and then went with what it stood on
         if isinstance(have, Unsupported):
             failed.append((step, have.reason))
             continue

@@ -133,6 +133,16 @@ class Address(State, frozen=True, kw_only=True):
         return tuple(steps)
 
     @classmethod
+    def places(cls, key: str) -> tuple[str, str] | None:
+        ip, _, dev = key.partition("@")
+        return ip, dev
+
+    @property
+    def shared(self) -> str:  # one that has no network of its own
+        face = with_prefix(self.address, self.kind)
+        return str(face.ip) if face.network.prefixlen == face.max_prefixlen else ""
+
+    @classmethod
     def taken(cls, key: str, have: Self | None, want: Self, others: Others) -> str:
         if have is None or not want.changes(have):
             return ""

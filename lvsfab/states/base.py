@@ -12,7 +12,7 @@ that the author did not say: any value will do. A state that was read has every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -72,6 +72,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `read_only` fields that a host's answer alone fills: a recipe cannot.
     `volatile` True when a reboot undoes it (its journal entry lives in /run, else /var/lib).
     `foundation` True when others may stand on it: when modes are switched it is undone last.
+    `fleeting` True when it may go along with a foundation: then absent is as good as put back.
+    `at_boot`  True when it makes a boot of the host do again what is journalled: it is off while
+               the journal changes, and the journal is kept where a boot leaves it.
+    `moves_addresses` True when a daemon of its puts addresses on the host, and takes them away.
     """
 
     kind: ClassVar[str]
@@ -79,6 +83,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     volatile: ClassVar[bool] = True
     read_only: ClassVar[frozenset[str]] = frozenset()
     foundation: ClassVar[bool] = False
+    fleeting: ClassVar[bool] = False
+    at_boot: ClassVar[bool] = False
+    moves_addresses: ClassVar[bool] = False
 
     @property
     def key(self) -> str:
@@ -101,6 +108,29 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """
         del before
         return self
+
+    @classmethod
+    def places(cls, key: str) -> tuple[str, str] | None:
+        """The IP address that the resource is, and on which device; None: it is something else."""
+        del key
+        return None
+
+    @property
+    def shared(self) -> str:
+        """The IP address that it puts on a host, if several hosts may have it (a VIP), else ""."""
+        return ""
+
+    def members(self, key: str) -> tuple[Resource, ...]:
+        """What was read to be in it, as resources of their own; absent is wanted of those which
+        neither a recipe nor an earlier run put there.
+        """
+        del key
+        return ()
+
+    def drained(self, addresses: Collection[str]) -> Self | None:
+        """Itself, as it sends nothing new to these addresses; None: it sends them nothing now."""
+        del addresses
+        return None
 
     @classmethod
     def taken(cls, key: str, have: Self | None, want: Self, others: Others) -> str:

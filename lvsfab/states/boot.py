@@ -132,6 +132,7 @@ class Boot(State, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "boot"
     volatile: ClassVar[bool] = False
+    at_boot: ClassVar[bool] = True
     read_only: ClassVar[frozenset[str]] = frozenset({"intact"})
     reader: ClassVar[str] = r"""
   b_file=$(boot_file "$1")

@@ -4,7 +4,10 @@ resets the weight to 1, without -m, -g or -i the forwarding method to DR.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar, Literal, Self
+
+from msgspec.structs import replace
 
 from lvsfab.errors import InputError
 from lvsfab.model import ForwardingMethod
@@ -128,6 +131,9 @@ class RealServerState(State, frozen=True, kw_only=True):
             if want != was and not silent:
                 found.append(Change(field, show(was), show(want)))
         return tuple(found)
+
+    def drained(self, addresses: Collection[str]) -> Self | None:
+        return replace(self, weight=0) if self.address in addresses and self.weight else None
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
 from lvsfab.states import words
-from lvsfab.states.base import Change, Others, State, show
+from lvsfab.states.base import Change, Others, Resource, State, show
 from lvsfab.states.ipvs import (
     canonical_flags,
     check_service_key,
@@ -19,6 +19,7 @@ from lvsfab.states.ipvs import (
     parse_rules,
     service_words,
 )
+from lvsfab.states.ipvs_server import RealServerState
 
 MAX_PERSISTENCE = 31 * 24 * 60 * 60  # s; ipvsadm refuses more than MAX_TIMEOUT, 31 days
 
@@ -123,6 +124,9 @@ class VirtualServiceState(State, frozen=True, kw_only=True):
         if field == "netmask":
             return "" if value in ("255.255.255.255", "128") else _mask(value)
         return value
+
+    def members(self, key: str) -> tuple[Resource, ...]:
+        return tuple(Resource(RealServerState, f"{key}->{server}", None) for server in self.servers)
 
     @classmethod
     def taken(cls, key: str, have: Self | None, want: Self, others: Others) -> str:

@@ -58,6 +58,7 @@ class KeepalivedConfig(File, frozen=True, kw_only=True):
     """`content`: the configuration. `taken_up` is only ever read: whether the daemon was told."""
 
     kind: ClassVar[str] = "keepalived"
+    moves_addresses: ClassVar[bool] = True  # VRRP does
     read_only: ClassVar[frozenset[str]] = File.read_only | {"taken_up"}
     reader: ClassVar[str] = "\n".join(
         ("  [ -e /run/lvsfab/keepalived.pending ] && echo pending", File.reader.strip("\n"))

@@ -69,6 +69,7 @@ class Sysctl(State, frozen=True, kw_only=True):
     """
 
     kind: ClassVar[str] = "sysctl"
+    fleeting: ClassVar[bool] = True  # a module, or a device, takes its parameters along
     read_only: ClassVar[frozenset[str]] = frozenset({"of_all", "forwards", "also"})
     reader: ClassVar[str] = r"""
   s_path=/proc/sys/$(printf %s "$1" | tr './' '/.')

@@ -119,6 +119,15 @@ def test_only_transports_know_ssh_libraries() -> None:
             assert "import fabric" not in text, path
 
 
+@pytest.mark.parametrize("name", ["plan", "journal", "scripts", "reading", "apply", "engine"])
+def test_a_run_knows_no_kind_by_name(name: str) -> None:
+    """Adding a kind is one file: what is special about one is an attribute of `State`."""
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    named = {module for module in found if module and module.startswith("lvsfab.states.")}
+    assert named <= {"lvsfab.states.base"}
+
+
 def test_start_up_loads_nothing_heavy() -> None:
     script = (
         "import sys, lvsfab.cli\n"
