@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lvsfab import deadman, scripts
-from lvsfab.deadman import Guard, Way
+from lvsfab.deadman import Guard
 from lvsfab.errors import CommandError, CutOffError, HostError, UnreachableError
 from lvsfab.journal import Entry
 from lvsfab.plan import Step, unfinished
 from lvsfab.session import Record, Shell, by_id
+from lvsfab.states.base import Way
 
 CHANGE_TIMEOUT = 900.0  # s for one host's changes: packages may have to be fetched
 GRACE = 20.0  # s after the switch's limit for the host to be back

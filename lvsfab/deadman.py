@@ -15,17 +15,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from itertools import groupby, pairwise
 
-from lvsfab.model import IPAddress
 from lvsfab.plan import Have, Step, Unsupported
 from lvsfab.session import Command
-from lvsfab.states.address import Address
-from lvsfab.states.arptables import ArptablesRule
-from lvsfab.states.base import changes
-from lvsfab.states.link import Link
-from lvsfab.states.nft import NftTable
-from lvsfab.states.route import Route
-from lvsfab.states.service import Service
-from lvsfab.states.sysctl import Sysctl
+from lvsfab.states.base import Way, changes
 
 LIMIT = 20  # s that the host waits for a new connection before it undoes
 
@@ -92,19 +84,6 @@ deadman_wait() { # until no switch of an earlier run may undo anything any more,
   rm -rf /run/lvsfab/deadman-* # its watcher died: the journal knows what was there
 }
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How this controller reaches a host, as the host sees it: the controller's address and its
-    own, the device and next hop back to the controller, that route's prefix length.
-    """
-
-    peer: IPAddress
-    local: IPAddress
-    dev: str = ""
-    via: IPAddress | None = None
-    prefix: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,97 +155,5 @@ def parts(steps: Sequence[Step], way: Way | None) -> Iterator[tuple[str, tuple[S
 
 def danger(step: Step, way: Way) -> str:
     """How a step could cut the controller off; "": it cannot."""
-    state, have, key = step.resource.state, step.have, step.resource.key
-    kind = step.resource.type
-    if kind is Address:
-        return _address(state, have, key, way)
-    if kind is Route:
-        return _route(key, way)
-    if kind is Link and key == way.dev:
-        only_up = isinstance(state, Link) and {c.field for c in step.changes} == {"up"} and state.up
-        return "" if only_up else f"{key} is the device that leads to this controller"
-    if kind is NftTable:
-        return _nft(state if isinstance(state, NftTable) else have, key, way)
-    if kind is ArptablesRule:
-        return _arptables(state if isinstance(state, ArptablesRule) else have, way)
-    if kind is Sysctl:
-        return _sysctl(key, state, way)
-    if kind is Service and _NETWORKING.match(key):
-        return f"{key} could take the network or the login along"
-    return ""
-
-
-_NETWORKING = re.compile(
-    r"(ssh|sshd|dropbear|network|networking|NetworkManager|systemd-networkd|firewalld|nftables|"
-    r"iptables|ip6tables|netfilter-persistent|ufw|shorewall|dhcpcd|connman)([.@].*)?$"
-)
-
-
-def _address(state: object, have: object, key: str, way: Way) -> str:
-    ip, _, dev = key.partition("@")
-    if have is not None and dev == way.dev:
-        return f"an address of {dev} goes, the device that leads to this controller"
-    if ip_address(ip) in (way.local, way.peer, way.via):
-        return f"{ip} is on the way to this controller"
-    if isinstance(state, Address):
-        network = ip_network(state.address, strict=False)
-        if network.version == way.peer.version and network.prefixlen >= way.prefix:
-            for end in (way.peer, way.via):
-                if end is not None and end in network:
-                    return f"{network} on {dev} leads away from {end}"
-    return ""
-
-
-def _route(key: str, way: Way) -> str:
-    to = ip_network(key.partition(",")[0])
-    if to.version != way.peer.version:
-        return ""
-    if way.peer in to and (to.prefixlen >= way.prefix or ",table=" in key):
-        return f"the route to {to} leads to this controller"
-    if way.via is not None and way.via in to and to.prefixlen > 0:
-        return f"the route to {to} leads to {way.via}, the next hop to this controller"
-    return ""
-
-
-def _nft(table: object, key: str, way: Way) -> str:
-    family = key.partition("/")[0]
-    other = {"ip": 6, "ip6": 4}.get(family)
-    if other == way.peer.version or (family == "arp" and way.peer.version == 6):
-        return ""
-    if family == "arp" and isinstance(table, NftTable):
-        ours = {str(way.local), str(way.peer), str(way.via)}
-        for line in table.content.splitlines():
-            if not re.search(r"\b(drop|reject|set)\b", line):
-                continue
-            named = re.search(r"arp [ds]addr ip (\S+)", line)
-            if named is None or named[1] in ours or "policy drop" in line:
-                return f"table {key} could stop ARP on the way to this controller"
-        return ""
-    return f"table {key} could stop what comes from this controller"
-
-
-def _arptables(rule: object, way: Way) -> str:
-    if way.peer.version == 6 or not isinstance(rule, ArptablesRule) or rule.target == "ACCEPT":
-        return ""
-    named = {rule.source, rule.destination} - {None}
-    ours = {str(way.local), str(way.peer), str(way.via)}
-    if rule.device in (None, way.dev) and (not named or named & ours):
-        return "the rule could stop ARP on the way to this controller"
-    return ""
-
-
-def _sysctl(name: str, state: object, way: Way) -> str:
-    value = state.value if isinstance(state, Sysctl) else ""
-    words = name.split(".")
-    if words[1:2] != ["ipv6" if way.peer.version == 6 else "ipv4"]:
-        return ""
-    if words[2:3] != ["conf"] or words[3:4] not in (["all"], ["default"], [way.dev]):
-        return ""
-    risky = {
-        "rp_filter": value == "1",
-        "arp_ignore": value not in ("0", "1", "2"),
-        "disable_ipv6": value != "0",
-        "forwarding": way.peer.version == 6,  # a router takes no routes from advertisements
-        "accept_ra": way.peer.version == 6,
-    }
-    return f"{name}={value} can drop what comes from this controller" * risky.get(words[-1], False)
+    resource = step.resource
+    return resource.type.danger(resource.key, step.have, resource.state, way)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lvsfab import deadman, journal, lock, scripts, wire
-from lvsfab.deadman import Way
 from lvsfab.errors import CommandError, LockedError
 from lvsfab.journal import Entry
 from lvsfab.plan import Have
 from lvsfab.session import Record, by_id
-from lvsfab.states.base import Others, Resource
+from lvsfab.states.base import Others, Resource, Way
 from lvsfab.wire import Answer
 
 _LOCK = {

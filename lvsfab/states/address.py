@@ -7,13 +7,14 @@ duplicates, so a /128 is added with `nodad` unless said otherwise.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address, ip_network
 from typing import Any, ClassVar, Self
 
 import msgspec
 
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
-from lvsfab.states.base import Change, Others, State, UnsupportedError, show
+from lvsfab.states.base import Change, Others, State, UnsupportedError, Way, show
 from lvsfab.states.words import interface, with_prefix
 
 _LABEL = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
@@ -115,6 +116,21 @@ class Address(State, frozen=True, kw_only=True):
             if not same:
                 found.append(Change(field, show(was), show(want)))
         return tuple(found)
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        ip, _, dev = key.partition("@")
+        if have is not None and dev == way.dev:
+            return f"an address of {dev} goes, the device that leads to this controller"
+        if ip_address(ip) in (way.local, way.peer, way.via):
+            return f"{ip} is on the way to this controller"
+        if want is not None:
+            network = ip_network(want.address, strict=False)
+            if network.version == way.peer.version and network.prefixlen >= way.prefix:
+                for end in (way.peer, way.via):
+                    if end is not None and end in network:
+                        return f"{network} on {dev} leads away from {end}"
+        return ""
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

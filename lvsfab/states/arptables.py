@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
 from lvsfab.states import words
-from lvsfab.states.base import Change, State, UnsupportedError
+from lvsfab.states.base import Change, State, UnsupportedError, Way
 
 HELPERS = r"""
 arptables_tool() { if has arptables-legacy; then arptables-legacy "$@"; else arptables "$@"; fi; }
@@ -93,6 +93,16 @@ class ArptablesRule(State, frozen=True, kw_only=True):
         if have is not None:
             return ()  # the key is the whole rule
         return (Change("rule", "absent", " ".join((self.chain, *self._rule()))),)
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        rule = want or have
+        if way.peer.version == 6 or rule is None or rule.target == "ACCEPT":
+            return ""
+        named = {rule.source, rule.destination} - {None}
+        if rule.device in (None, way.dev) and (not named or named & way.ends):
+            return "the rule could stop ARP on the way to this controller"
+        return ""
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 import msgspec
 
 from lvsfab.errors import InputError
-from lvsfab.model import Cluster, Host, Inventory
+from lvsfab.model import Cluster, Host, Inventory, IPAddress
 from lvsfab.session import Command
 from lvsfab.states.words import plain
 
@@ -48,6 +48,23 @@ class Others:
     addresses: tuple[tuple[str, str], ...] = ()
     listening: frozenset[tuple[str, int]] = frozenset()
     macs: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How this controller reaches a host, as the host sees it: the controller's address and its
+    own, the device and next hop back to the controller, that route's prefix length.
+    """
+
+    peer: IPAddress
+    local: IPAddress
+    dev: str = ""
+    via: IPAddress | None = None
+    prefix: int = 0
+
+    @property
+    def ends(self) -> set[str]:
+        return {str(ip) for ip in (self.peer, self.local, self.via) if ip is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +155,14 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         nothing. Asked only of what lvsfab has not changed itself.
         """
         del key, have, want, others
+        return ""
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        """How the change from `have` to `want` could cut off the controller that comes by `way`,
+        in words; "": it cannot.
+        """
+        del key, have, want, way
         return ""
 
     @classmethod

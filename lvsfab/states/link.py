@@ -13,7 +13,7 @@ import msgspec
 
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
-from lvsfab.states.base import Others, State, UnsupportedError
+from lvsfab.states.base import Others, State, UnsupportedError, Way, changes
 from lvsfab.states.words import address, interface, port, within
 
 # net/ipv4/ipip.c, ip_gre.c, ip_vti.c; net/ipv6/ip6_tunnel.c, sit.c, ip6_gre.c, ip6_vti.c
@@ -111,6 +111,13 @@ class Link(State, frozen=True, kw_only=True):
         if have is None or want.type is None or have.type == want.type:
             return ""
         return f"there is a device of that name, of type {have.type or 'none'}"
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        only_up = want is not None and want.up and {c.field for c in changes(want, have)} == {"up"}
+        if key != way.dev or only_up:
+            return ""
+        return f"{key} is the device that leads to this controller"
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

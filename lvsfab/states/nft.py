@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, Self
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
 from lvsfab.states import words
-from lvsfab.states.base import Change, Others, State
+from lvsfab.states.base import Change, Others, State, Way
 
 _END = "lvsfab-listing"
 
@@ -98,6 +98,22 @@ class NftTable(State, frozen=True, kw_only=True):
         if have is None or not want.changes(have):
             return ""
         return f"there is a table of that name, with other content: {_told(have.content)[:200]}"
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        family, table = key.partition("/")[0], want or have
+        other = {"ip": 6, "ip6": 4}.get(family)
+        if other == way.peer.version or (family == "arp" and way.peer.version == 6):
+            return ""
+        if family != "arp" or table is None:
+            return f"table {key} could stop what comes from this controller"
+        for line in table.content.splitlines():
+            if not re.search(r"\b(drop|reject|set)\b", line):
+                continue
+            named = re.search(r"arp [ds]addr ip (\S+)", line)
+            if named is None or named[1] in way.ends or "policy drop" in line:
+                return f"table {key} could stop ARP on the way to this controller"
+        return ""
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

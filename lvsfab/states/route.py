@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
-from lvsfab.states.base import Change, State, show
+from lvsfab.states.base import Change, State, Way, show
 from lvsfab.states.words import address, interface, network, within
 
 _UNSAID = {4: 0, 6: 1024}  # the metric of a route added without one (IP6_RT_PRIO_USER)
@@ -114,6 +114,18 @@ class Route(State, frozen=True, kw_only=True):
         if have is None and not found:
             found.append(Change("to", "absent", self.to))
         return tuple(found)
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        del have, want
+        to = ip_network(key.partition(",")[0])
+        if to.version != way.peer.version:
+            return ""
+        if way.peer in to and (to.prefixlen >= way.prefix or ",table=" in key):
+            return f"the route to {to} leads to this controller"
+        if way.via is not None and way.via in to and to.prefixlen > 0:
+            return f"the route to {to} leads to {way.via}, the next hop to this controller"
+        return ""
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Self
 
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
 from lvsfab.states import words
-from lvsfab.states.base import State
+from lvsfab.states.base import State, Way
+
+_NETWORKING = re.compile(
+    r"(ssh|sshd|dropbear|network|networking|NetworkManager|systemd-networkd|firewalld|nftables|"
+    r"iptables|ip6tables|netfilter-persistent|ufw|shorewall|dhcpcd|connman)([.@].*)?$"
+)
 
 HELPERS = r"""
 init_system() {
@@ -117,6 +123,11 @@ class Service(State, frozen=True, kw_only=True):
         if "running" not in said:
             return None
         return cls(name=key, running=said["running"] == "yes", enabled=said.get("enabled") == "yes")
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        del have, want, way
+        return f"{key} could take the network or the login along" if _NETWORKING.match(key) else ""
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

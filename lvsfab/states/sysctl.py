@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Self
 
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
-from lvsfab.states.base import Change, Context, Resource, State
+from lvsfab.states.base import Change, Context, Resource, State, Way
 
 # IN_DEV_MAXCONF, IN_DEV_ORCONF, IN_DEV_ANDCONF; arp_accept was "or" before it knew the value 2,
 # which for 0 and 1 is the same
@@ -154,6 +154,24 @@ class Sysctl(State, frozen=True, kw_only=True):
             if after != want:
                 found.append(Change("in effect", f"{have.in_effect}, by conf.all", want))
         return tuple(found)
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        del have
+        value, words = want.value if want is not None else "", key.split(".")
+        if words[1:2] != ["ipv6" if way.peer.version == 6 else "ipv4"]:
+            return ""
+        if words[2:3] != ["conf"] or words[3:4] not in (["all"], ["default"], [way.dev]):
+            return ""
+        risky = {
+            "rp_filter": value == "1",
+            "arp_ignore": value not in ("0", "1", "2"),
+            "disable_ipv6": value != "0",
+            "forwarding": way.peer.version == 6,  # a router takes no routes from advertisements
+            "accept_ra": way.peer.version == 6,
+        }
+        told = f"{key}={value} can drop what comes from this controller"
+        return told if risky.get(words[-1]) else ""
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

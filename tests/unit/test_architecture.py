@@ -119,7 +119,10 @@ def test_only_transports_know_ssh_libraries() -> None:
             assert "import fabric" not in text, path
 
 
-@pytest.mark.parametrize("name", ["plan", "journal", "scripts", "reading", "apply", "engine"])
+RUN = ("plan", "journal", "scripts", "deadman", "reading", "apply", "engine")
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_a_run_knows_no_kind_by_name(name: str) -> None:
     """Adding a kind is one file: what is special about one is an attribute of `State`."""
     tree = ast.parse((PACKAGE / f"{name}.py").read_text())

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import pytest
 
 from lvsfab import apply, deadman
-from lvsfab.deadman import Way, danger
+from lvsfab.deadman import danger
 from lvsfab.engine import Engine, Event
 from lvsfab.errors import CutOffError, UnreachableError
 from lvsfab.model import Inventory
@@ -20,7 +20,7 @@ from lvsfab.scripts import prelude
 from lvsfab.session import Shell
 from lvsfab.states.address import Address
 from lvsfab.states.arptables import ArptablesRule
-from lvsfab.states.base import Resource, State, changes
+from lvsfab.states.base import Resource, State, Way, changes
 from lvsfab.states.link import Link
 from lvsfab.states.nft import NftTable
 from lvsfab.states.route import Route

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import ClassVar, Self
 
 from msgspec.structs import replace
 
-from lvsfab import journal
+from lvsfab import deadman, journal
 from lvsfab.journal import Entry
-from lvsfab.plan import plan_host, quiesced, shared_addresses, stray_addresses, unfinished
+from lvsfab.plan import Step, plan_host, quiesced, shared_addresses, stray_addresses, unfinished
 from lvsfab.session import Command, command
-from lvsfab.states.base import Others, Resource, State
+from lvsfab.states.base import Others, Resource, State, Way
 
 
 class Pool(State, frozen=True, kw_only=True):
@@ -62,6 +63,15 @@ class Moves(Pool, frozen=True, kw_only=True):
 class Base(Pool, frozen=True, kw_only=True):
     kind: ClassVar[str] = "base"
     foundation: ClassVar[bool] = True
+
+
+class Cuts(Pool, frozen=True, kw_only=True):
+    kind: ClassVar[str] = "cuts"
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        del have, want
+        return f"{key} cuts {way.peer} off"
 
 
 class Stands(Pool, frozen=True, kw_only=True):
@@ -120,6 +130,20 @@ def test_an_address_is_where_its_kind_says_it_is() -> None:
     assert stray_addresses(shared, [], [], others) == (
         "192.0.2.1 is on eth0, where the recipe does not put it",
     )
+
+
+def test_a_change_that_could_cut_off_is_guarded() -> None:
+    def steps(*states: Pool) -> tuple[Step, ...]:
+        wanted = [Of(state).wanted for state in states]
+        return plan_host("h", wanted, dict.fromkeys(r.id for r in wanted), []).apply
+
+    way = Way(ip_address("192.0.2.9"), ip_address("192.0.2.1"))
+    plain, risky = steps(Pool(name="a"), Cuts(name="c"))
+    assert list(deadman.parts([plain, risky], way)) == [
+        ("", (plain,)),
+        ("c cuts 192.0.2.9 off", (risky,)),
+    ]
+    assert list(deadman.parts([plain, risky], None)) == [("", (plain, risky))]
 
 
 def test_what_stood_on_what_was_undone_may_be_gone() -> None:
