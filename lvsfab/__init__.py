@@ -16,7 +16,7 @@ __all__ = ["Done", "Fleet", "HostResult", "Limits", "State", "Task", "__version_
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from lvsfab import api  # noqa: PLC0415 - the command line starts without it
+        from lvsfab import api  # the command line starts without it
 
         return getattr(api, name)
     raise AttributeError(f"module `lvsfab` has no attribute `{name}`")

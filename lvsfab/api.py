@@ -78,7 +78,7 @@ class Fleet:
         app: App | None = None,
     ) -> None:
         if app is None:
-            from lvsfab.app import App, open_app  # noqa: PLC0415 - start-up time
+            from lvsfab.app import App, open_app
 
             if isinstance(inventory, Inventory):
                 app = App(inventory, emit)
@@ -96,7 +96,7 @@ class Fleet:
 
     def hosts(self, target: Target = "*") -> tuple[Host, ...]:
         """The hosts that a target means. Facts are asked of hosts where it speaks of them."""
-        from lvsfab.targets import select, wants_facts  # noqa: PLC0415 - start-up time
+        from lvsfab.targets import select, wants_facts
 
         if not isinstance(target, str):
             unknown = [name for name in target if name not in self.inventory.hosts]
@@ -131,13 +131,13 @@ class Fleet:
         `via`: dask://HOST:PORT, whose workers do it (docs/scale.md). `on_line` is told each line
         as it comes (from several threads), `on_result` each host's end.
         """
-        from lvsfab.execute.remote import run_on, run_script  # noqa: PLC0415
-        from lvsfab.execute.script import PRELUDE  # noqa: PLC0415
+        from lvsfab.execute.remote import run_on, run_script
+        from lvsfab.execute.script import PRELUDE
 
         task = task or Task(argv=argv, **how)
         names = [host.name for host in self.hosts(target)]
         if via:
-            from lvsfab.execute.via_dask import run_via  # noqa: PLC0415 - an extra
+            from lvsfab.execute.via_dask import run_via  # an extra
 
             found = [self.app.endpoint(name) for name in names]
             endpoints = [replace(e, sudo=e.sudo or sudo) for e in found]
@@ -170,7 +170,7 @@ class Fleet:
         on_result: Told = _ignore,
     ) -> Done:
         """Copy the file `source` to `path` on each host; skipped where it is equal."""
-        from lvsfab import copy  # noqa: PLC0415 - start-up time
+        from lvsfab import copy
 
         local, want = copy.Local(Path(source)), copy.Wanted(path, mode, owner, group)
         return self._with_shells(
@@ -189,7 +189,7 @@ class Fleet:
         on_result: Told = _ignore,
     ) -> Done:
         """Copy `path` of each host to `directory`/HOST/NAME here; skipped where it is equal."""
-        from lvsfab import copy  # noqa: PLC0415 - start-up time
+        from lvsfab import copy
 
         name = Path(copy.absolute(path)).name
         if name in ("", ".."):
@@ -213,7 +213,7 @@ class Fleet:
 
         What was there is in the host's journal: `lvsfab down` undoes it.
         """
-        from lvsfab.execute.states import compile_state  # noqa: PLC0415 - start-up time
+        from lvsfab.execute.states import compile_state
 
         compiled = compile_state(self.inventory, self.hosts(target), kind, fields)
         return self._states(compiled, dry_run, limits, on_result)
@@ -233,8 +233,8 @@ class Fleet:
         compiled = replace(self.app.compile(str(recipe), dict(sets or {})), cluster=None)
         if len(compiled.phases) == 1:
             return self._states(compiled, dry_run, limits, on_result)
-        from lvsfab.app import owner  # noqa: PLC0415 - start-up time
-        from lvsfab.execute.states import AddingEngine  # noqa: PLC0415
+        from lvsfab.app import owner
+        from lvsfab.execute.states import AddingEngine
 
         self._bring_up()
         results = {}
@@ -286,7 +286,7 @@ class Fleet:
         on_result: Told,
         what: Callable[[Shell], HostResult],
     ) -> Done:
-        from lvsfab import copy  # noqa: PLC0415 - start-up time
+        from lvsfab import copy
 
         names = [host.name for host in self.hosts(target)]
         connect = self._opener(copy.PRELUDE, sudo)
@@ -303,7 +303,7 @@ class Fleet:
     def _gather(
         self, names: Sequence[str], limits: Limits | None = None, on_result: Told = _ignore
     ) -> Done:
-        from lvsfab import facts  # noqa: PLC0415 - start-up time
+        from lvsfab import facts
 
         connect = self._opener("")
 
@@ -321,8 +321,8 @@ class Fleet:
         return self._each(names, one, limits, on_result)
 
     def _states(self, compiled: Any, dry_run: bool, limits: Limits | None, on_result: Told) -> Done:
-        from lvsfab.app import owner  # noqa: PLC0415 - start-up time
-        from lvsfab.execute.states import state_on  # noqa: PLC0415
+        from lvsfab.app import owner
+        from lvsfab.execute.states import state_on
 
         self._bring_up()
         plans: dict[str, HostPlan] = {}
@@ -348,8 +348,8 @@ def _done(names: Sequence[str], found: loop.Fleet) -> Done:
 
 def opener(app: App, prelude: str, sudo: bool = False) -> Callable[[str], Shell]:
     """How shells with `prelude` are opened on the hosts of an inventory."""
-    from lvsfab.session import Shell  # noqa: PLC0415 - start-up time
-    from lvsfab.transports.ssh import connect  # noqa: PLC0415
+    from lvsfab.session import Shell
+    from lvsfab.transports.ssh import connect
 
     def open_shell(host: str) -> Shell:
         endpoint = app.endpoint(host)

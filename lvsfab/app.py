@@ -61,7 +61,7 @@ class App:
     @property
     def lab(self) -> Lab | None:
         if self._lab is None and self.inventory.lab is not None:
-            from lvsfab.labs import open_lab  # noqa: PLC0415 - only labs need it
+            from lvsfab.labs import open_lab  # only labs need it
 
             self._lab = open_lab(self.inventory)
         return self._lab
@@ -70,7 +70,7 @@ class App:
         self._note("", text)
 
     def _note(self, host: str, text: str) -> None:
-        from lvsfab.engine import Event  # noqa: PLC0415 - start-up time
+        from lvsfab.engine import Event
 
         self.emit(Event("note", host, text))
 
@@ -82,7 +82,7 @@ class App:
     # connections -----------------------------------------------------------------------------
 
     def endpoint(self, name: str) -> Endpoint:
-        from lvsfab.transports.endpoint import Endpoint  # noqa: PLC0415 - where hosts are reached
+        from lvsfab.transports.endpoint import Endpoint  # where hosts are reached
 
         ssh = self.inventory.hosts[name].ssh
         lab = self.lab
@@ -110,20 +110,20 @@ class App:
         )
 
     def connect(self, name: str) -> Shell:
-        from lvsfab.scripts import prelude  # noqa: PLC0415 - start-up time
-        from lvsfab.transports.ssh import connect  # noqa: PLC0415
+        from lvsfab.scripts import prelude
+        from lvsfab.transports.ssh import connect
 
         return Shell(name, connect(self.endpoint(name)), prelude())
 
     def engine(self, *, break_lock: bool = False) -> Engine:
-        from lvsfab.engine import Engine  # noqa: PLC0415 - start-up time
+        from lvsfab.engine import Engine
 
         return Engine(self.inventory.name, self.connect, self.emit, break_lock=break_lock)
 
     # runs ------------------------------------------------------------------------------------
 
     def compile(self, recipe: str, sets: Mapping[str, str]) -> Compiled:
-        from lvsfab import recipe as recipes  # noqa: PLC0415 - start-up time
+        from lvsfab import recipe as recipes
 
         found = recipes.load(recipes.find(recipe))
         return recipes.compile_recipe(found, self.inventory, sets)
@@ -184,7 +184,7 @@ class App:
                 return self.compile(mark.recipe, mark.sets), mark
         for error in errors.values():
             raise error
-        from lvsfab import recipe as recipes  # noqa: PLC0415 - start-up time
+        from lvsfab import recipe as recipes
 
         raise InputError("nothing is up", tip=f"lvsfab up {'|'.join(recipes.known())}")
 
@@ -220,7 +220,7 @@ class App:
         """`sender`: the host that sends the requests, else the recipe's client; `rate`: requests
         a second, at most; `pool`: addresses that it takes to send from.
         """
-        from lvsfab.verify import verify  # noqa: PLC0415 - only verify needs it
+        from lvsfab.verify import verify  # only verify needs it
 
         if compiled.cluster is None:
             raise InputError(f"recipe {compiled.recipe.name} describes no cluster to verify")
@@ -240,7 +240,7 @@ class App:
         """Ask the service for so long, at that rate; what the directors are before and after. The
         cluster of the answer is the one that was watched.
         """
-        from lvsfab.verify import run  # noqa: PLC0415 - only verify needs it
+        from lvsfab.verify import run  # only verify needs it
 
         cluster = compiled.cluster
         if cluster is None:

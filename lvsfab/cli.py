@@ -109,7 +109,7 @@ def up(
     app = open_app(report, inventory, backend)
     left: list[str] | None = None
     if resume:
-        from lvsfab.cli_history import last_up  # noqa: PLC0415 - start-up time
+        from lvsfab.cli_history import last_up
 
         found = last_up(app.inventory.name, mode, sets)
         mode, sets, left = found.recipe, found.sets, [*found.failed, *found.not_reached]
@@ -199,7 +199,7 @@ def verify(
     with app.engine() as engine:
         compiled, _ = app.what_is_up(engine)
         if seconds is not None:
-            from lvsfab import cli_watch  # noqa: PLC0415 - start-up time
+            from lvsfab import cli_watch
 
             cli_watch.watch(report, app, compiled, engine, seconds, rate, sender, gap)
             return
@@ -208,7 +208,7 @@ def verify(
 
 
 def prove(report: Reporter, verdict: Any, junit: str | None) -> None:
-    from lvsfab import report_verify  # noqa: PLC0415 - start-up time
+    from lvsfab import report_verify
 
     if junit is not None:
         report_verify.write_junit(verdict, junit)
@@ -242,7 +242,7 @@ def down(report: Reporter, inventory: str, break_lock: bool) -> None:
 @common()
 def status(report: Reporter, inventory: str, watch: bool) -> None:
     """Virtual services, real servers, weights, connections, health."""
-    from lvsfab.status import show_status  # noqa: PLC0415 - start-up time
+    from lvsfab.status import show_status
 
     app = open_app(report, inventory)
     with app.engine() as engine:
@@ -286,7 +286,7 @@ def restore(report: Reporter, inventory: str, server: str) -> None:
 @common()
 def hosts(report: Reporter, inventory: str, target: str) -> None:
     """List the hosts that TARGET means."""
-    from lvsfab.api import Fleet  # noqa: PLC0415 - start-up time
+    from lvsfab.api import Fleet
 
     report.hosts(Fleet(app=open_app(report, inventory)).hosts(target))
 
@@ -295,8 +295,8 @@ def hosts(report: Reporter, inventory: str, target: str) -> None:
 @click.argument("what", type=click.Choice(["inventory", "recipe"]))
 def schema(what: str) -> None:
     """Print the JSON schema of inventory or recipe files, for editors."""
-    from lvsfab import inventory as inventories  # noqa: PLC0415 - start-up time
-    from lvsfab import recipe as recipes  # noqa: PLC0415
+    from lvsfab import inventory as inventories
+    from lvsfab import recipe as recipes
 
     found = inventories.schema() if what == "inventory" else recipes.schema()
     click.echo(json.dumps(found, indent=2))
@@ -331,7 +331,7 @@ def _invoke(argv: Sequence[str] | None) -> int:
 
 
 def _carry_out(words: list[str], reports: list[Reporter]) -> int:
-    from lvsfab.errors import LvsfabError  # noqa: PLC0415
+    from lvsfab.errors import LvsfabError
 
     report: Reporter | None = None
     try:
@@ -350,7 +350,7 @@ def _carry_out(words: list[str], reports: list[Reporter]) -> int:
         click.echo("interrupted; `lvsfab up` or `lvsfab down` goes on from here", err=True)
         return INTERRUPTED
     except LvsfabError as error:
-        from lvsfab.report import Reporter as Plain  # noqa: PLC0415
+        from lvsfab.report import Reporter as Plain
 
         (report or Plain()).error(error)
         return error.exit_code
@@ -364,6 +364,6 @@ def _carry_out(words: list[str], reports: list[Reporter]) -> int:
 
 
 def _reporter(context: click.Context) -> Reporter | None:
-    from lvsfab.report import Reporter  # noqa: PLC0415
+    from lvsfab.report import Reporter
 
     return context.obj if isinstance(context.obj, Reporter) else None

@@ -40,11 +40,11 @@ def capture(
     Each host has a file for what the filter says (wire), one for what is in a tunnel on its way
     (tunnel), and one for what came out of each tunnel (inner-DEVICE). Ctrl-C ends it early.
     """
-    from lvsfab.api import Fleet, opener  # noqa: PLC0415 - start-up time
-    from lvsfab.capture import MAX_COUNT, PRELUDE, Wanted  # noqa: PLC0415
-    from lvsfab.capture import capture as captured  # noqa: PLC0415
-    from lvsfab.execute.task import exit_code  # noqa: PLC0415
-    from lvsfab.report_run import RunReport  # noqa: PLC0415
+    from lvsfab.api import Fleet, opener
+    from lvsfab.capture import MAX_COUNT, PRELUDE, Wanted
+    from lvsfab.capture import capture as captured
+    from lvsfab.execute.task import exit_code
+    from lvsfab.report_run import RunReport
 
     lasts = seconds if seconds is not None else 60 if count is not None else 10
     want = Wanted(lasts, count if count is not None else MAX_COUNT, expression)

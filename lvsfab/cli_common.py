@@ -44,7 +44,7 @@ def common(*, sets: bool = False) -> Callable[[Callable[..., None]], Callable[..
         def with_report(
             *, as_json: bool, verbose: int, listed: str, ask_sudo: bool, **kwargs: Any
         ) -> None:
-            from lvsfab.report import Reporter  # noqa: PLC0415 - start-up time
+            from lvsfab.report import Reporter
 
             report = Reporter(as_json=as_json, verbose=verbose)
             report.asked = click.get_current_context().info_name or ""
@@ -84,9 +84,9 @@ backend_option = click.option(
 
 
 def open_app(report: Reporter, inventory: str, backend: str | None = None) -> App:
-    from dataclasses import replace  # noqa: PLC0415 - start-up time
+    from dataclasses import replace
 
-    from lvsfab.app import open_app as opened  # noqa: PLC0415
+    from lvsfab.app import open_app as opened
 
     app = opened(inventory, report.event)
     report.about["inventory"] = app.inventory.name
@@ -100,11 +100,11 @@ def open_app(report: Reporter, inventory: str, backend: str | None = None) -> Ap
 
 def sudo_password() -> Secret:
     """Asked for on the terminal; where there is none, a line of standard input."""
-    from lvsfab.errors import InputError  # noqa: PLC0415 - start-up time
-    from lvsfab.model import Secret  # noqa: PLC0415
+    from lvsfab.errors import InputError
+    from lvsfab.model import Secret
 
     if sys.stdin.isatty():
-        import getpass  # noqa: PLC0415
+        import getpass
 
         text = getpass.getpass("sudo password: ")
     else:

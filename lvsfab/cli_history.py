@@ -20,9 +20,9 @@ def record(words: list[str], report: Reporter, began: float, code: int) -> None:
     """One line for the history, for commands that can change hosts; says so if it cannot be."""
     if report.asked not in AUDITED:
         return
-    from lvsfab import audit  # noqa: PLC0415 - start-up time
-    from lvsfab.app import owner  # noqa: PLC0415
-    from lvsfab.errors import LvsfabError  # noqa: PLC0415
+    from lvsfab import audit
+    from lvsfab.app import owner
+    from lvsfab.errors import LvsfabError
 
     last = report.last
     run = audit.Run(
@@ -49,8 +49,8 @@ def record(words: list[str], report: Reporter, began: float, code: int) -> None:
 
 
 def last_up(inventory: str, mode: str | None, sets: dict[str, str]) -> Run:
-    from lvsfab import audit  # noqa: PLC0415 - start-up time
-    from lvsfab.errors import InputError  # noqa: PLC0415
+    from lvsfab import audit
+    from lvsfab.errors import InputError
 
     found = audit.last_up(state_folder(), inventory)
     if mode is not None or sets:
@@ -69,8 +69,8 @@ def last_up(inventory: str, mode: str | None, sets: dict[str, str]) -> Run:
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, as they were recorded.")
 def history(last: int, as_json: bool) -> None:
     """Who ran what, what it changed where, and how it ended."""
-    from lvsfab import audit  # noqa: PLC0415 - start-up time
-    from lvsfab.report import Reporter, history_lines  # noqa: PLC0415
+    from lvsfab import audit
+    from lvsfab.report import Reporter, history_lines
 
     runs = audit.read(state_folder())[-last:]
     report = Reporter(as_json=as_json)

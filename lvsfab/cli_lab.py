@@ -62,9 +62,9 @@ def down(report: Reporter, inventory: str, backend: str | None) -> None:
 @common()
 def status(report: Reporter, inventory: str, backend: str | None) -> None:
     """Each host: kernel, address, memory, since when, SSH ready."""
-    from dataclasses import asdict  # noqa: PLC0415 - start-up time
+    from dataclasses import asdict
 
-    from lvsfab.report import table  # noqa: PLC0415
+    from lvsfab.report import table
 
     _, found = _opened(report, inventory, backend)
     rows = found.status()
@@ -101,13 +101,13 @@ def status(report: Reporter, inventory: str, backend: str | None) -> None:
 @common()
 def build(report: Reporter, inventory: str, backend: str | None, kernel: str) -> None:
     """Build what a lab boots from: the hosts' root tree and a kernel (cached)."""
-    from lvsfab.labs.image import build_image  # noqa: PLC0415 - start-up time
-    from lvsfab.labs.kernel import build_kernel  # noqa: PLC0415
+    from lvsfab.labs.image import build_image
+    from lvsfab.labs.kernel import build_kernel
 
     app = open_app(report, inventory, backend)
     made = build_kernel(kernel, report.say)
     if app.inventory.lab is not None and app.inventory.lab.backend == "docker":
-        from lvsfab.labs import docker_engine, docker_image  # noqa: PLC0415 - start-up time
+        from lvsfab.labs import docker_engine, docker_image
 
         image = docker_image.build(docker_engine.connect(), made, report.say)
     else:
@@ -125,7 +125,7 @@ def ssh(
     report: Reporter, inventory: str, backend: str | None, host: str, command: Sequence[str]
 ) -> None:
     """Log in to HOST, or run a command there: lvsfab lab ssh rs1 -- ip addr."""
-    import tempfile  # noqa: PLC0415 - start-up time
+    import tempfile
 
     app, found = _opened(report, inventory, backend)
     _host(app, host)
@@ -148,7 +148,7 @@ def ssh(
 @common()
 def logs(report: Reporter, inventory: str, backend: str | None, host: str) -> None:
     """Print HOST's console."""
-    from lvsfab.report import clean  # noqa: PLC0415 - start-up time
+    from lvsfab.report import clean
 
     app, found = _opened(report, inventory, backend)
     path = found.log(_host(app, host))

@@ -33,8 +33,8 @@ def limited(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _limits(parallel: int, batch: str, max_fail: str, fail_fast: bool) -> Limits:
-    from lvsfab.errors import InputError  # noqa: PLC0415 - start-up time
-    from lvsfab.execute.limits import Limits, share  # noqa: PLC0415
+    from lvsfab.errors import InputError
+    from lvsfab.execute.limits import Limits, share
 
     if fail_fast and max_fail:
         raise InputError("--fail-fast and --max-fail exclude each other")
@@ -46,7 +46,7 @@ def _limits(parallel: int, batch: str, max_fail: str, fail_fast: bool) -> Limits
 
 
 def _fleet(report: Reporter, inventory: str) -> Fleet:
-    from lvsfab.api import Fleet  # noqa: PLC0415 - start-up time
+    from lvsfab.api import Fleet
 
     return Fleet(app=open_app(report, inventory))
 
@@ -93,10 +93,10 @@ def run(
     **limits: Any,
 ) -> None:
     """Run a command on the hosts that TARGET means: lvsfab run 'rs*' -- ip addr."""
-    from lvsfab.errors import InputError  # noqa: PLC0415 - start-up time
-    from lvsfab.execute import last  # noqa: PLC0415
-    from lvsfab.execute.task import Task  # noqa: PLC0415
-    from lvsfab.report_run import RunReport  # noqa: PLC0415
+    from lvsfab.errors import InputError
+    from lvsfab.execute import last
+    from lvsfab.execute.task import Task
+    from lvsfab.report_run import RunReport
 
     if target is None:
         if not retry_failed:
@@ -137,7 +137,7 @@ def run(
 @common()
 def facts(report: Reporter, inventory: str, target: str, **limits: Any) -> None:
     """What hosts are and can: system, kernel, modules for LVS, network, sysctls, tools."""
-    from lvsfab.report_run import RunReport, print_facts  # noqa: PLC0415 - start-up time
+    from lvsfab.report_run import RunReport, print_facts
 
     bounds = _limits(**limits)
     fleet = _fleet(report, inventory)
@@ -210,7 +210,7 @@ def get(
 def _copied(
     report: Reporter, fleet: Fleet, target: str, dry_run: bool, work: Callable[[Any], Done]
 ) -> None:
-    from lvsfab.report_run import RunReport  # noqa: PLC0415 - start-up time
+    from lvsfab.report_run import RunReport
 
     shown = RunReport(report, [host.name for host in fleet.hosts(target)])
     done = work(shown.moved)
@@ -241,7 +241,7 @@ def state(
     KIND is one that recipes have (sysctl, file, package, address, ...); absent=true wants it
     gone; content=@FILE reads a file. `lvsfab down` undoes it.
     """
-    from lvsfab.execute.states import arguments  # noqa: PLC0415 - start-up time
+    from lvsfab.execute.states import arguments
 
     fields = arguments(kind, words)
     fleet = _fleet(report, inventory)
@@ -271,7 +271,7 @@ def apply(
 
 
 def _changed(report: Reporter, dry_run: bool, what: str, work: Callable[[Any], Done]) -> None:
-    from lvsfab.report_run import RunReport  # noqa: PLC0415 - start-up time
+    from lvsfab.report_run import RunReport
 
     shown = RunReport(report, ())
     done = work((lambda _: None) if dry_run else shown.result)

@@ -136,7 +136,7 @@ def result_data(result: HostResult) -> dict[str, Any]:
 def print_facts(report: Reporter, found: Mapping[str, Facts]) -> None:
     for host, facts in found.items():
         if report.as_json:
-            from lvsfab import facts as fact  # noqa: PLC0415 - start-up time
+            from lvsfab import facts as fact
 
             report.document(fact.SCHEMA, fact.document(host, facts))
         else:

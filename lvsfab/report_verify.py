@@ -60,9 +60,9 @@ def print_verdict(verdict: Verdict, stream: TextIO) -> None:
     """The table, the checks, the cause; in colour on a terminal, plain in a pipe or with NO_COLOR.
     What hosts said was escaped when it was read; here it is never taken for markup.
     """
-    from rich.console import Console  # noqa: PLC0415 - start-up time
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     # rich folds at 80 columns in a pipe; a line of a log is better whole
     console = Console(file=stream, highlight=False, soft_wrap=not stream.isatty())

@@ -32,8 +32,8 @@ Line = Callable[[str, str], None]
 
 def run_share(endpoints: Sequence[Endpoint], task: Task, parallel: int) -> list[HostResult]:
     """On a worker: a share of the hosts, as one controller would do it."""
-    from lvsfab.session import Shell  # noqa: PLC0415 - on the worker
-    from lvsfab.transports.ssh import connect  # noqa: PLC0415
+    from lvsfab.session import Shell  # on the worker
+    from lvsfab.transports.ssh import connect
 
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
 

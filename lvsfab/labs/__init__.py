@@ -18,23 +18,23 @@ def open_lab(inventory: Inventory) -> Lab:
     """The lab that the inventory describes, up or not. Where it leaves the backend open: the one
     the lab is up on; else Docker's when its engine answers and this machine's kernel has LVS.
     """
-    from lvsfab.labs.boot import lab_spec  # noqa: PLC0415 - start-up time
+    from lvsfab.labs.boot import lab_spec
 
     wish = lab_spec(inventory).backend
     if wish == "auto":
         wish = _choose(inventory)
     if wish == "docker":
-        from lvsfab.labs.docker import DockerLab  # noqa: PLC0415 - start-up time
+        from lvsfab.labs.docker import DockerLab
 
         return DockerLab(inventory)
-    from lvsfab.labs.rootless import RootlessLab  # noqa: PLC0415 - start-up time
+    from lvsfab.labs.rootless import RootlessLab
 
     return RootlessLab(inventory)
 
 
 def _choose(inventory: Inventory) -> str:
-    from lvsfab.errors import LabError  # noqa: PLC0415 - start-up time
-    from lvsfab.labs import docker_kernel, runtime  # noqa: PLC0415
+    from lvsfab.errors import LabError
+    from lvsfab.labs import docker_kernel, runtime
 
     if (directory := runtime.base_directory() / inventory.name).exists():
         return "rootless"
@@ -44,7 +44,7 @@ def _choose(inventory: Inventory) -> str:
         return "rootless"
     if docker_kernel.look_here().missing:
         return "rootless"
-    from lvsfab.labs.docker_engine import connect  # noqa: PLC0415 - start-up time
+    from lvsfab.labs.docker_engine import connect
 
     try:
         engine = connect()

@@ -45,7 +45,7 @@ def connect(open_client: Callable[[], Any] | None = None) -> Engine:
     """The user's engine: DOCKER_HOST, else the docker command's current context, else the usual
     socket. LabError when there is none, or none that will do.
     """
-    from docker.errors import DockerException  # noqa: PLC0415 - start-up time
+    from docker.errors import DockerException
 
     try:
         api = (open_client or _client)()
@@ -68,9 +68,9 @@ def connect(open_client: Callable[[], Any] | None = None) -> Engine:
 
 
 def _client() -> Any:
-    from docker.api import APIClient  # noqa: PLC0415 - start-up time
-    from docker.context import ContextAPI  # noqa: PLC0415
-    from docker.utils import kwargs_from_env  # noqa: PLC0415
+    from docker.api import APIClient
+    from docker.context import ContextAPI
+    from docker.utils import kwargs_from_env
 
     given = kwargs_from_env()
     if "base_url" not in given:
@@ -95,7 +95,7 @@ def resident(engine: Engine, container: str) -> int | None:
     """MiB that a container's processes use, each shared page counted once: by the engine's `ps`;
     where that knows no PSS, by the memory cgroup; None where there is neither.
     """
-    from docker.errors import DockerException  # noqa: PLC0415 - start-up time
+    from docker.errors import DockerException
 
     with suppress(DockerException, OSError, ValueError):  # it may have ended just now
         said = engine.api.top(container, "-o pid,pss")
@@ -141,7 +141,7 @@ def unreachable(error: BaseException) -> LabError:
 @contextmanager
 def asking(what: str) -> Iterator[None]:
     """Within it, an error of the engine is a LabError: "WHAT: the engine says ..."."""
-    from docker.errors import APIError, DockerException  # noqa: PLC0415 - start-up time
+    from docker.errors import APIError, DockerException
 
     try:
         yield

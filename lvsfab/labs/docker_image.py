@@ -92,7 +92,7 @@ def _base(engine: Engine, progress: Progress) -> str:
 
 def _pull(engine: Engine, name: str, progress: Progress) -> str:
     """Why the engine cannot pull `name`; "" when it did."""
-    from docker.errors import APIError, DockerException  # noqa: PLC0415 - start-up time
+    from docker.errors import APIError, DockerException
 
     progress(f"pulling {name}")
     repository, _, tag = name.partition(":")
@@ -185,7 +185,7 @@ def follow(events: Iterable[Mapping[str, Any]], progress: Progress) -> None:
 
 def context(kernel: Kernel | None) -> Any:
     """The build's context, a tar: what the Dockerfile copies, and itself."""
-    import tempfile  # noqa: PLC0415 - start-up time
+    import tempfile
 
     packed = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
     with tarfile.open(fileobj=packed, mode="w") as tar:

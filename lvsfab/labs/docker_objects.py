@@ -62,7 +62,7 @@ class Objects:
         return len(containers) + len(networks)
 
     def _remove(self, container: str) -> None:
-        from docker.errors import NotFound  # noqa: PLC0415 - start-up time
+        from docker.errors import NotFound
 
         with (
             asking("removing a container"),
@@ -97,7 +97,7 @@ class Objects:
             )
 
     def make_networks(self, wanted: tuple[plan.Segment, ...]) -> None:
-        from docker.types import IPAMConfig, IPAMPool  # noqa: PLC0415 - start-up time
+        from docker.types import IPAMConfig, IPAMPool
 
         there = self.networks()
         for segment in wanted:

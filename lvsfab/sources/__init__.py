@@ -21,11 +21,11 @@ def load(what: str) -> Inventory:
     """The inventory that `-i WHAT` means. InputError says what is wrong, and where."""
     kind, colon, rest = what.partition(":")
     if colon and kind == "hosts":
-        from lvsfab.sources.hosts import from_list  # noqa: PLC0415 - one of many is needed
+        from lvsfab.sources.hosts import from_list  # one of many is needed
 
         return from_list(rest)
     if kind == "ssh_config":
-        from lvsfab.sources.ssh_config import from_ssh_config  # noqa: PLC0415
+        from lvsfab.sources.ssh_config import from_ssh_config
 
         return from_ssh_config(Path(rest).expanduser() if colon else None)
     path = inventory.find(what) if not Path(what).is_file() else Path(what)
@@ -33,10 +33,10 @@ def load(what: str) -> Inventory:
         doc = document.load(path)
         if not ansible_yaml(doc.data):
             return inventory.read(doc)
-        from lvsfab.sources.ansible import from_yaml  # noqa: PLC0415
+        from lvsfab.sources.ansible import from_yaml
 
         return from_yaml(doc)
-    from lvsfab.sources import ansible  # noqa: PLC0415
+    from lvsfab.sources import ansible
 
     return ansible.from_program(path) if os.access(path, os.X_OK) else ansible.from_ini(path)
 

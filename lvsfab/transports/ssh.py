@@ -80,7 +80,7 @@ def connect(endpoint: Endpoint, *, timeout: float = CONNECT_TIMEOUT) -> SSHChann
 
 
 def _explained(endpoint: Endpoint, error: Exception) -> Exception:
-    import paramiko  # noqa: PLC0415 - heavy: only when a host is reached
+    import paramiko  # heavy: only when a host is reached
 
     if isinstance(error, paramiko.AuthenticationException):
         return UnreachableError(
@@ -121,7 +121,7 @@ def _patiently(endpoint: Endpoint, timeout: float) -> SSHChannel:
 
 
 def _retrying(timeout: float) -> tenacity.Retrying:
-    import tenacity  # noqa: PLC0415 - only when the first attempt failed
+    import tenacity  # only when the first attempt failed
 
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type((ConnectionError, EOFError)),
@@ -226,7 +226,7 @@ def _by_fabric(
     endpoint: Endpoint, config: Mapping[str, Any], timeout: float
 ) -> tuple[Any, Callable[[], None]]:
     """fabric, for what it knows best: the user's ssh_config with its jumps and proxies."""
-    import fabric  # noqa: PLC0415 - heavy: only when a host is reached so
+    import fabric  # heavy: only when a host is reached so
 
     logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
     options: dict[str, Any] = {"banner_timeout": timeout, "auth_timeout": timeout}

@@ -86,7 +86,7 @@ def configures() -> bool:
 @functools.cache
 def ssh_config() -> Any:
     """The user's and the system's ssh_config, as paramiko reads them (first value wins)."""
-    import paramiko  # noqa: PLC0415 - heavy: only when a host is reached
+    import paramiko  # heavy: only when a host is reached
 
     return paramiko.SSHConfig.from_text(_config_text())
 
@@ -101,7 +101,7 @@ def looked_up(host: str) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def private_key(path: Path) -> Any:
-    import paramiko  # noqa: PLC0415
+    import paramiko
 
     return paramiko.PKey.from_path(path)
 
@@ -115,7 +115,7 @@ def _known_hosts(paths: tuple[Path, ...]) -> tuple[dict[str, list[Any]], Any, fr
     """Lines of known_hosts: those of plain names by name; hashed and patterned ones apart; and
     the keys that are revoked, for whatever host.
     """
-    import paramiko  # noqa: PLC0415
+    import paramiko
 
     plain: dict[str, list[Any]] = {}
     others = paramiko.HostKeys()
@@ -152,7 +152,7 @@ def trust(
     """Give `client` the keys that are known for `host`, and have it refuse any other. `config`:
     what ssh_config says of it. Returns what known_hosts calls it.
     """
-    import paramiko  # noqa: PLC0415
+    import paramiko
 
     by_hand = (
         f"ssh {endpoint.user}@{endpoint.address}" if endpoint.user else f"ssh {endpoint.address}"

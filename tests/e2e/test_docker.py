@@ -251,8 +251,8 @@ def test_two_labs_side_by_side_and_each_takes_down_its_own(
 
 
 def _moved(name: str, texts: dict[str, str]) -> Inventory:
-    from lvsfab import inventory as inventories  # noqa: PLC0415
-    from lvsfab.document import parse  # noqa: PLC0415
+    from lvsfab import inventory as inventories
+    from lvsfab.document import parse
 
     body = f"""
 name: {name}
@@ -268,7 +268,7 @@ hosts:
 
 
 def test_a_clash_of_subnets_is_said_before_anything_is_made(base: Path, engine: Engine) -> None:
-    from docker.types import IPAMConfig, IPAMPool  # noqa: PLC0415
+    from docker.types import IPAMConfig, IPAMPool
 
     pool = IPAMConfig(pool_configs=[IPAMPool(subnet="10.2.0.128/25")])
     theirs = engine.api.create_network(f"theirs-{os.getpid()}", ipam=pool)["Id"]

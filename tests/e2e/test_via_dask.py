@@ -48,7 +48,7 @@ if __name__ == "__main__":
 
 
 def test_shares_by_two_workers_are_as_one_run(tmp_path: Path) -> None:
-    from tests.bench.sshd import enter  # noqa: PLC0415
+    from tests.bench.sshd import enter
 
     tmp_path.chmod(0o755)
     script = tmp_path / "inside.py"

@@ -170,7 +170,7 @@ def test_it_is_checked_before_it_is_put_in_place() -> None:
 
 
 def _helper(name: str) -> str:
-    from lvsfab.states import keepalived  # noqa: PLC0415 - the shell text alone is looked at
+    from lvsfab.states import keepalived  # the shell text alone is looked at
 
     return (
         keepalived.HELPERS.partition(f"{name}() {{")[2]

@@ -278,7 +278,7 @@ def test_other_peoples_connections_are_said_and_prove_nothing() -> None:
 
 
 def test_no_observer_is_unchecked_not_passed() -> None:
-    from dataclasses import replace  # noqa: PLC0415 - one use
+    from dataclasses import replace  # one use
 
     found = verdict(load("dr-good"), replace(cluster("dr"), observers=()))
     assert check(found, "arp").status is Status.UNCHECKED
