@@ -148,7 +148,9 @@ def _undone(
         try:
             fresh = site.connect()
             records = fresh.run(
-                "deadman_wait\n" + scripts.reads_script(steps), timeout=50, what="its state"
+                "deadman_wait\n" + scripts.reads_script(s.resource for s in steps),
+                timeout=50,
+                what="its state",
             )
         except HostError as again:
             error = again

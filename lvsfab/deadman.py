@@ -32,8 +32,8 @@ ssh_way() { # how this shell's controller reaches the host: the addresses, and t
   set -- $w_ssh
   printf 'ssh %s %s\n' "$1" "$3"
   w_ip=-4; case $1 in *:*) w_ip=-6 ;; esac
-  { ip -o $w_ip route get "$1" | sed 's/^/get /'
-    ip -o $w_ip route show match "$1" | sed 's/ .*//; s/^/match /'; } 2>/dev/null
+  { printf 'get '; ip -o $w_ip route get "$1"
+    printf '\nmatch\n'; ip -o $w_ip route show match "$1"; } 2>/dev/null
   return 0
 }
 deadman_arm() { # TOKEN SECONDS DEVICE: from now on, undo steps unless somebody confirms in time
@@ -112,19 +112,18 @@ class Guard:
 
 def parse(output: str) -> Way | None:
     """The record of `ssh_way`. None: the host does not know how it is reached."""
-    said: dict[str, list[str]] = {}
-    for line in output.splitlines():
-        word, _, rest = line.partition(" ")
-        said.setdefault(word, []).append(rest)
+    head, _, routes = output.partition("\nmatch\n")
+    said = dict(line.partition(" ")[::2] for line in head.splitlines())
     try:
-        peer, local = map(ip_address, said["ssh"][0].split())
+        peer, local = map(ip_address, said["ssh"].split())
     except (KeyError, ValueError):
         return None
-    words = dict(pairwise(said.get("get", [""])[0].split()))
+    words = dict(pairwise(said.get("get", "").split()))
     try:
         via = ip_address(words["via"]) if "via" in words else None
-        lengths = [0 if to == "default" else ip_network(to).prefixlen for to in said["match"]]
-    except (KeyError, ValueError):
+        match = [line.split()[0] for line in routes.splitlines() if line.strip()]
+        lengths = [0 if to == "default" else ip_network(to).prefixlen for to in match]
+    except ValueError:
         via, lengths = None, []
     dev = words.get("dev", "")
     good = re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", dev)

@@ -45,6 +45,8 @@ class Engine:
     UnreachableError); the shells stay open until `close`, so verify can go on with them.
     """
 
+    undoing = True  # whether what a journal has and nobody wants any more is undone
+
     def __init__(
         self,
         name: str,
@@ -135,6 +137,7 @@ class Engine:
                 wanted[host],
                 owner,
                 break_lock=self._break_lock,
+                undoing=self.undoing,
                 asked=asked.get(host, ()),
             )
             records = self.shell(host).run(script, timeout=READ_TIMEOUT, what="its state")
@@ -295,7 +298,8 @@ class Engine:
         plans = {}
         for host, read in reads.items():
             kept = persist.kept(self._name, wanted[host], read.haves, read.journal) if keep else ()
-            plan = plan_host(host, wanted[host], read.haves, read.journal, read.others, kept)
+            seen = (read.haves, read.journal, read.others)
+            plan = plan_host(host, wanted[host], *seen, kept, undoing=self.undoing)
             stray = stray_addresses(shared, wanted[host], read.journal, read.others)
             strange = wire.strangers(read.answers, macs, [h for h in wanted if h not in reads])
             plans[host] = replace(plan, conflicts=plan.conflicts + stray + strange)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HELPERS = r"""
-proc_start() { # when process $1 started, in ticks since boot: with the pid, its identity
-  # one that is dead (Z, X) and only not yet waited for has none
-  sed -n 's/.*) \([^ZX].*\)/\1/p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20
+proc_seen() { # $p_start: when process $1 started, in ticks since boot: with the pid, its identity
+  p_stat= p_start=
+  { while read -r p_line; do p_stat="$p_stat $p_line"; done <"/proc/$1/stat"; } 2>/dev/null
+  set -- ${p_stat##*) }
+  case ${1:-Z} in [ZX]) ;; *) p_start=${20} ;; esac # dead, and only not yet waited for: none
 }
 proc_below() { # the processes that process $1 started, and those that they did
   proc_found= proc_level=$1
@@ -31,7 +33,11 @@ lock_read() {
   [ -r /run/lvsfab/lock/owner ] &&
     read -r lock_pid lock_start lock_since lock_owner </run/lvsfab/lock/owner
 }
-lock_lives() { [ -n "$lock_start" ] && [ "$(proc_start "$lock_pid")" = "$lock_start" ]; }
+lock_lives() {
+  [ -n "$lock_start" ] && proc_seen "$lock_pid" && [ "$p_start" = "$lock_start" ]
+}
+lock_now() { read -r l_now _ </proc/uptime; l_now=${l_now%.*}; } # in s; a clock may be set
+lock_place() { if [ -d /run/lvsfab ]; then chmod 700 /run/lvsfab; else mkdir -p /run/lvsfab; fi; }
 lock_end() { # end the run that holds the lock: its shell first, so that it takes no further step
   kill -STOP "$lock_pid" # and starts nothing while its processes are listed
   lock_below=$(proc_below "$lock_pid")
@@ -45,7 +51,7 @@ lock_end() { # end the run that holds the lock: its shell first, so that it take
 lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's while it lives
   deadman_wait
   lock_tries=0
-  until mkdir -p /run/lvsfab && chmod 700 /run/lvsfab && mkdir /run/lvsfab/lock 2>/dev/null; do
+  until lock_place && mkdir /run/lvsfab/lock 2>/dev/null; do
     lock_tries=$((lock_tries + 1))
     if [ ! -d /run/lvsfab/lock ]; then
       [ "$lock_tries" -lt 5 ] && continue
@@ -53,16 +59,17 @@ lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's 
       return 1
     fi
     lock_read
+    lock_now
     if lock_lives; then
       [ "$lock_pid" = $$ ] && return 0
       if [ "$2" = break ] && [ "$lock_tries" -lt 5 ]; then
-        printf 'broken %s %s\n' "$(($(date +%s) - lock_since))" "$lock_owner"
+        printf 'broken %s %s\n' "$((l_now - lock_since))" "$lock_owner"
         lock_end
         continue
       fi
       # a run whose controller is gone ends by itself once its step is done
       [ "$lock_tries" -gt 3 ] || { sleep 1; continue; }
-      printf 'held %s %s\n' "$(($(date +%s) - lock_since))" "$lock_owner"
+      printf 'held %s %s\n' "$((l_now - lock_since))" "$lock_owner"
       return 3
     fi
     # without an owner it was just made (give it a moment), or its maker died there
@@ -79,12 +86,14 @@ lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's 
       rmdir /run/lvsfab/lock/claim
       continue
     fi
-    printf 'stale %s %s\n' "$(($(date +%s) - ${lock_since:-$(date +%s)}))" "${lock_owner:-unknown}"
+    printf 'stale %s %s\n' "$((l_now - ${lock_since:-l_now}))" "${lock_owner:-unknown}"
     rm -rf /run/lvsfab/lock
   done
   trap 'rm -rf /run/lvsfab/lock; rmdir /run/lvsfab 2>/dev/null' EXIT
   trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 141' PIPE; trap 'exit 143' TERM
-  printf '%s %s %s %s\n' "$$" "$(proc_start $$)" "$(date +%s)" "$1" >/run/lvsfab/lock/owner
+  lock_now
+  proc_seen $$
+  printf '%s %s %s %s\n' "$$" "$p_start" "$l_now" "$1" >/run/lvsfab/lock/owner
 }
 """
 

@@ -94,16 +94,19 @@ def plan_host(
     journal: Sequence[Entry],
     others: Others | None = None,
     kept: Sequence[Resource] = (),
+    *,
+    undoing: bool = True,
 ) -> HostPlan:
     """The plan for one host. `haves` has a state for each wanted and each journalled resource;
     `others`: what else is there; `kept`: what keeps the wanted over a reboot (persist.py).
 
-    What the journal has and nobody wants is undone; with nothing wanted that is a whole `down`.
+    What the journal has and nobody wants is undone (unless not `undoing`); with nothing wanted that
+    is a whole `down`.
     """
     ids = {resource.id for resource in (*wanted, *kept)}
     # last first, but what others may stand on after them: a later run may have put it there
     gone = sorted(
-        (entry for entry in reversed(journal) if entry.id not in ids),
+        (entry for entry in reversed(journal) if undoing and entry.id not in ids),
         key=lambda entry: entry.type.foundation,
     )
     undo = [(entry, step) for entry in gone if (step := _undo(entry, haves)) is not None]
@@ -138,7 +141,7 @@ def plan_host(
     )
     last_ids = {resource.id for resource in kept}
     first, last = _off_and_on(
-        [*added, *(step for entry, step in undo if entry.id not in later)],
+        [*(added if undoing else ()), *(step for entry, step in undo if entry.id not in later)],
         [step for step in apply if step.id in last_ids],
         haves if any(e.id not in last_ids for e in (*record, *gone)) else {},
         kept,
@@ -153,7 +156,7 @@ def plan_host(
         record=record,
         keep=tuple(entry for entry in journal if entry.id in ids | later),
         keep_last=(*(entry for entry in journal if entry.id in ids), *record),
-        forget=any(entry.id not in ids for entry in journal),
+        forget=undoing and any(entry.id not in ids for entry in journal),
         problems=tuple(problems),
         conflicts=tuple(conflicts),
     )

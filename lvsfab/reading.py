@@ -28,7 +28,6 @@ class HostRead:
     """
 
     host: str
-    facts: Mapping[str, str]
     haves: Mapping[str, Have]
     journal: tuple[Entry, ...]
     mark: str = ""
@@ -42,9 +41,8 @@ class HostRead:
 def host_read(host: str, records: Sequence[Record], wanted: Sequence[Resource]) -> HostRead:
     """The records of `scripts.read_script`. LockedError, CommandError."""
     found = by_id(records)
-    if "host" not in found:
+    if not found:
         raise CommandError(host, "gave no answer that could be read")
-    facts = scripts.facts(found["host"])
     taken = found.get("lock")
     told = lock.said(taken.output) if taken is not None else ()
     if taken is not None and taken.status == 3 and told:
@@ -72,7 +70,6 @@ def host_read(host: str, records: Sequence[Record], wanted: Sequence[Resource]) 
     kept, mark = found["journal"].output, found["mark"].output.strip()
     return HostRead(
         host,
-        facts,
         haves,
         journal.parse(kept),
         mark,

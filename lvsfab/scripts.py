@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from lvsfab import deadman, journal, lock, wire
 from lvsfab.deadman import Guard
@@ -28,11 +28,13 @@ journal_read() { # $1: name. Its places are said too: a run may have ended befor
     [ -d "$journal_dir/lvsfab/$1" ] && printf '\nplace %s\n' "$journal_dir/lvsfab/$1"
     [ -r "$journal_dir/lvsfab/$1/journal" ] && cat "$journal_dir/lvsfab/$1/journal"
   done
-  [ -d /var/lib/lvsfab ] && [ -z "$(ls -A /var/lib/lvsfab)" ] && printf '\nplace /var/lib/lvsfab\n'
-  return 0
+  for journal_dir in /var/lib/lvsfab/*; do
+    [ ! -d /var/lib/lvsfab ] || [ -e "$journal_dir" ] || printf '\nplace /var/lib/lvsfab\n'
+  done
 }
 journal_add() { # $1: directory, $2: lines. On disk before anything is changed
-  mkdir -p "$1" && chmod 700 "$1" && printf '\n%s' "$2" >>"$1/journal" && sync "$1/journal"
+  { if [ -d "$1" ]; then chmod 700 "$1"; else mkdir -p "$1"; fi; } &&
+    printf '\n%s' "$2" >>"$1/journal" && sync "$1/journal"
 }
 journal_put() { # $1: directory, $2: all lines; none: no journal is left
   if [ -z "$2" ]; then
@@ -68,10 +70,6 @@ read_others() { # addresses and MACs by device; listeners: protocol, port and ad
     /proc/net/udp /proc/net/udp6 2>/dev/null
   return 0
 }
-read_host() {
-  printf 'kernel %s\nuid %s\nboot %s\n' "$(uname -r)" "$(id -u)" \
-    "$(cat /proc/sys/kernel/random/boot_id)"
-}
 """
 
 
@@ -90,15 +88,16 @@ def read_script(
     owner: str = "",
     *,
     break_lock: bool = False,
+    undoing: bool = True,
     asked: Sequence[Question] = (),
 ) -> str:
-    """Read a host whole: who it is, its journal, each wanted and each journalled resource, and
-    what its network answers to what is `asked`.
+    """Read a host whole: its journal, each wanted and each journalled resource (unless nothing is
+    to be undone: not `undoing`), and what its network answers to what is `asked`.
 
     With `owner` the host is locked first; when another run holds it, nothing else is read, or
     with `break_lock` that run is ended.
     """
-    lines = ["rec host read_host"]
+    lines = []
     if owner:
         how = " break" if break_lock else ""
         lines.append(f"rec lock lock_take {shlex.quote(owner)}{how} || return 0")
@@ -110,22 +109,34 @@ def read_script(
     lines.append("rec others read_others")
     lines.append(f"rec mark mark_read {shlex.quote(name)}")
     lines.append(f"rec journal journal_read {shlex.quote(name)}")
-    lines += _reads((r.type.kind, r.key) for r in wanted)
-    lines.append("seen=" + shlex.quote("|" + "|".join(r.id for r in wanted) + "|"))
-    lines.append(
-        f"journal_read {shlex.quote(name)} | while read -r kind key before; do\n"
-        '  case "$seen" in *"|$kind:$key|"*) continue ;; esac\n'
-        f"  case $kind in {'|'.join(sorted(KINDS))}) ;; *) continue ;; esac\n"
-        '  rec "have:$kind:$key" "read_$kind" "$key"\n'
-        "done"
-    )
+    lines += _reads(wanted)
+    if undoing:
+        lines.append("seen=" + shlex.quote("|" + "|".join(r.id for r in wanted) + "|"))
+        lines.append(
+            f"for journal_dir in {journal_dir(name, True)} {journal_dir(name, False)}; do\n"
+            '[ -r "$journal_dir/journal" ] && while read -r kind key before; do\n'
+            '  case "$seen" in *"|$kind:$key|"*) continue ;; esac\n'
+            f"  case $kind in {'|'.join(sorted(KINDS))}) ;; *) continue ;; esac\n"
+            '  rec "have:$kind:$key" "read_$kind" "$key"\n'
+            'done <"$journal_dir/journal"\n'
+            "done"
+        )
     if asked:
         lines.append(f"rec wire wire_told {wire.WAIT}")
     return "\n".join(lines)
 
 
-def _reads(what: Iterable[tuple[str, str]]) -> list[str]:
-    return [f"rec {shlex.quote(f'have:{k}:{key}')} read_{k} {shlex.quote(key)}" for k, key in what]
+def _reads(resources: Iterable[Resource]) -> list[str]:
+    """Lines that read resources: all of one kind at once as far as the kind can."""
+    ahead: dict[str, list[str]] = {}
+    lines = []
+    for resource in resources:
+        kind, key = resource.type.kind, shlex.quote(resource.key)
+        if resource.type.ahead:
+            ahead.setdefault(kind, []).append(key)
+        lines.append(f"rec {shlex.quote(f'have:{resource.id}')} read_{kind} {key}")
+    before = [f"ahead_{kind} {' '.join(keys)} </dev/null" for kind, keys in ahead.items()]
+    return [*before, *lines, *(f"ahead_{kind}" for kind in ahead)]
 
 
 def change_script(
@@ -158,12 +169,12 @@ def change_script(
         )
         functions.append(f"do_{i}() {{\n{body}\n}}")
         lines.append(f"rec do:{i} do_{i} || return 0")
-    return "\n".join([*functions, *lines, reads_script((*steps, *again))])
+    return "\n".join([*functions, *lines, reads_script(s.resource for s in (*steps, *again))])
 
 
-def reads_script(steps: Iterable[Step]) -> str:
-    """Read again what steps were about."""
-    return "\n".join(_reads((s.resource.type.kind, s.resource.key) for s in steps))
+def reads_script(resources: Iterable[Resource]) -> str:
+    """Read resources, whatever else is there."""
+    return "\n".join(_reads(resources))
 
 
 def forget_script(name: str, keep: Sequence[Entry]) -> str:
@@ -227,8 +238,3 @@ def others(record: Record) -> Others:
         ):
             listening.add((words[0], int(words[1], 16)))
     return Others(tuple(addresses), frozenset(listening), frozenset(macs))
-
-
-def facts(record: Record) -> Mapping[str, str]:
-    """The `host` record: kernel, uid, boot."""
-    return dict(line.partition(" ")[::2] for line in record.output.splitlines() if " " in line)

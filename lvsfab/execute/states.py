@@ -32,13 +32,14 @@ _WORDS = {"true": True, "yes": True, "false": False, "no": False}
 class AddingEngine(Engine):
     """An engine that leaves alone what a journal has and nobody here wants."""
 
+    undoing = False
+
     def plan(self, compiled: Compiled, **options: Any) -> dict[str, HostPlan]:
         hosts = {name: compiled.inventory.hosts[name] for name in compiled.hosts}
         inventory = replace(compiled.inventory, hosts=hosts)
         # one host alone knows no other's MAC: it asks nobody who has the VIP
         narrowed = replace(compiled, inventory=inventory, cluster=None)
-        plans = super().plan(narrowed, **options)
-        return {h: replace(p, undo=(), late=(), keep=(), forget=False) for h, p in plans.items()}
+        return super().plan(narrowed, **options)
 
 
 def arguments(kind: str, words: Sequence[str]) -> dict[str, Any]:

@@ -52,8 +52,10 @@ def readers_script() -> str:
     commands use as their first word (`set_sysctl` and the like).
     """
     readers = [
-        f"read_{kind}() {{\n{state.reader.strip(chr(10))}\n}}"
+        f"{name}_{kind}() {{\n{body.strip(chr(10))}\n}}"
         for kind, state in sorted(KINDS.items())
+        for name, body in (("read", state.reader), ("ahead", state.ahead))
+        if body
     ]
     return helpers_script() + "\n".join(readers) + "\n"
 

@@ -86,6 +86,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `reader`   the body of a POSIX shell function; "$1" is the key; prints what is there.
                It changes nothing, needs no standard input, ends within a second or so, and works
                in dash and busybox ash. A missing tool reads as absent, not as an error.
+    `ahead`    the body of a function that is given the keys of all resources of the kind before
+               they are read, and none after that: what one process can find out of all of them;
+               its variables are the reader's.
     `read_only` fields that a host's answer alone fills: a recipe cannot.
     `volatile` True when a reboot undoes it (its journal entry lives in /run, else /var/lib).
     `foundation` True when others may stand on it: when modes are switched it is undone last.
@@ -97,6 +100,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     kind: ClassVar[str]
     reader: ClassVar[str]
+    ahead: ClassVar[str] = ""
     volatile: ClassVar[bool] = True
     read_only: ClassVar[frozenset[str]] = frozenset()
     foundation: ClassVar[bool] = False

@@ -89,7 +89,7 @@ boot_enabled() { # NAME
 boot_put() { # NAME
   b_mode=755
   [ "$(init_system)" = systemd ] && b_mode=644
-  boot_text "$1" | base64 | put_file "$(boot_file "$1")" "$b_mode" root root || return 1
+  put_file "$(boot_file "$1")" "$b_mode" root root text "$(boot_text "$1")$f_nl" || return 1
   boot_enable "$1" || return 1
   mkdir -p "/run/lvsfab/$1/booted"
 }

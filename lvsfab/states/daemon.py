@@ -12,6 +12,7 @@ from lvsfab.errors import InputError
 from lvsfab.session import Command, command
 from lvsfab.states import words
 from lvsfab.states.base import Change, State, show
+from lvsfab.states.file import worded
 
 HELPERS = r"""
 daemon_text() { # NAME
@@ -59,11 +60,11 @@ SCRIPT
     ;;
   esac
 }
-daemon_put() { # NAME; its program in base64 on standard input
-  put_file "/etc/lvsfab/$1" 755 root root || return 1
+daemon_put() { # NAME text|base64 PROGRAM
+  put_file "/etc/lvsfab/$1" 755 root root "$2" "$3" || return 1
   d_mode=755
   [ "$(init_system)" = systemd ] && d_mode=644
-  daemon_text "$1" | base64 | put_file "$(boot_file "$1")" "$d_mode" root root || return 1
+  put_file "$(boot_file "$1")" "$d_mode" root root text "$(daemon_text "$1")$f_nl" || return 1
   boot_enable "$1" || return 1
   service_do "lvsfab-$1" stop
   service_do "lvsfab-$1" start
@@ -143,6 +144,5 @@ class Daemon(State, frozen=True, kw_only=True):
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:
         if want is None:
             return (command("daemon_drop", key, shown=f"stop and remove lvsfab-{key}"),)
-        text = base64.b64encode(want.program.encode()).decode()
         shown = f"install, enable and start lvsfab-{key}"
-        return (command("daemon_put", key, stdin=text, shown=shown),)
+        return (command("daemon_put", key, *worded(want.program.encode()), shown=shown),)

@@ -21,7 +21,10 @@ MAX_BYTES = 1024 * 1024  # a configuration is smaller; the journal keeps former 
 _PATH = re.compile(r"(/[A-Za-z0-9._+@:=-]+)+")
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 
-HELPERS = r"""
+# A process costs a host a millisecond, ten files have many: what a shell can do by itself it does.
+HELPERS = (
+    "f_nl='\n' f_tab='\t'\n"
+    r"""
 file_strays() { # of PATH: what a run that was cut off left in its directory
   for f_stray in "${1%/*}"/.lvsfab.??????????; do [ -f "$f_stray" ] && echo "stray $f_stray"; done
   return 0
@@ -32,12 +35,40 @@ file_alone() { # DIRECTORY NAME: whether there is nothing in it but NAME, and st
     case ${f_one##*/} in "$2" | .lvsfab.*) ;; *) return 1 ;; esac
   done
 }
-put_file() { # PATH MODE OWNER GROUP; its content in base64 on standard input
+file_stats() { # PATH...: what stat says of each: one process for all. No PATH: forgotten
+  f_stats=
+  [ $# -eq 0 ] || f_stats=$f_nl$(stat -c '%n stat %a %U %G %u %g %s' "$@" 2>/dev/null)$f_nl
+}
+file_text() { # PATH SIZE: its content in $f_text, if that is short and plain
+  [ "$2" -le 1024 ] || return 1 # dash reads byte by byte
+  f_text=
+  while IFS= read -r f_line; do f_text=$f_text$f_line$f_nl; done <"$1"
+  f_text=$f_text$f_line
+  [ "${#f_text}" -eq "$2" ] || return 1 # a NUL, which no variable can have
+  case $f_text in *[!\ -~$f_nl$f_tab]*) return 1 ;; esac
+}
+file_fill() { # FILE text|base64 CONTENT: a file that must not be there yet
+  set -C
+  case $2 in
+  text) printf %s "$3" >"$1" ;;
+  *) printf %s "$3" | base64 -d >"$1" ;;
+  esac
+  set -- $?
+  set +C
+  return "$1"
+}
+file_owned() { # FILE OWNER GROUP
+  # a file of root's that root just made needs no chown
+  [ "$2:$3" = root:root ] && [ "${f_me:=$(id -u):$(id -g)}" = 0:0 ] && [ -O "$1" ] && [ -G "$1" ] ||
+    chown "$2:$3" "$1"
+}
+put_file() { # PATH MODE OWNER GROUP text|base64 CONTENT
   f_dir=${1%/*}; f_dir=${f_dir:-/}
   [ -d "$f_dir" ] || (umask 022; mkdir -p -- "$f_dir") || return 1
-  [ -z "$(file_strays "$1")" ] || rm -f -- "$f_dir"/.lvsfab.??????????
-  f_new=$(mktemp "$f_dir/.lvsfab.XXXXXXXXXX") || return 1
-  base64 -d >"$f_new" && chown "$3:$4" "$f_new" && chmod "$2" "$f_new" &&
+  for f_new in "$f_dir"/.lvsfab.??????????; do [ ! -f "$f_new" ] || rm -f -- "$f_new"; done
+  f_new=${NONCE#lvsfab-} # nobody can guess it
+  f_new=$f_dir/.lvsfab.${f_new%"${f_new#??????????}"}
+  file_fill "$f_new" "$5" "$6" && file_owned "$f_new" "$3" "$4" && chmod "$2" "$f_new" &&
     { sync "$f_new" 2>/dev/null || sync; } && mv -f -- "$f_new" "$1" && return 0
   rm -f -- "$f_new"
   return 1
@@ -49,6 +80,7 @@ drop_file() { # PATH [DIRECTORY]...: the directories go if nothing else is in th
   return 0
 }
 """
+)
 
 
 class File(State, frozen=True, kw_only=True):
@@ -75,10 +107,16 @@ class File(State, frozen=True, kw_only=True):
     done
     return 0
   fi
-  f_stat=$(stat -c 'stat %a %U %G %u %g %s' "$1"); echo "$f_stat"
-  [ "${f_stat##* }" -le 1048576 ] && base64 "$1"
+  case $f_stats in
+  *"$f_nl$1 stat "*) f_stat="stat ${f_stats#*"$f_nl$1 stat "}"; f_stat=${f_stat%%"$f_nl"*} ;;
+  *) f_stat=$(stat -c 'stat %a %U %G %u %g %s' "$1") ;;
+  esac
+  echo "$f_stat"
+  [ "${f_stat##* }" -le 1048576 ] || return 0
+  if file_text "$1" "${f_stat##* }"; then printf 'text\n%s' "$f_text"; else base64 "$1"; fi
   return 0
 """
+    ahead: ClassVar[str] = 'file_stats "$@"'
 
     path: str
     content: str | None = None
@@ -138,14 +176,18 @@ class File(State, frozen=True, kw_only=True):
         _, mode, owner, group, uid, gid, size = words
         if int(size) > MAX_BYTES:
             raise UnsupportedError(f"{key} has {size} bytes, more than {MAX_BYTES} are not kept")
-        try:
-            raw = base64.b64decode("".join(rest.split()), validate=True)
-        except binascii.Error:
-            raise UnsupportedError(f"{key} cannot be read: {rest[:200]}") from None
-        try:
-            content, data = raw.decode(), None
-        except UnicodeDecodeError:
-            content, data = None, base64.b64encode(raw).decode()
+        content: str | None
+        form, _, content = rest.partition("\n")
+        data = None
+        if form != "text":
+            try:
+                raw = base64.b64decode("".join(rest.split()), validate=True)
+            except binascii.Error:
+                raise UnsupportedError(f"{key} cannot be read: {rest[:200]}") from None
+            try:
+                content = raw.decode()
+            except UnicodeDecodeError:
+                content, data = None, base64.b64encode(raw).decode()
         return cls(
             path=key,
             content=content,
@@ -168,8 +210,8 @@ class File(State, frozen=True, kw_only=True):
             found.append(Change("content", _size(have.bytes), _size(self.bytes)))
         for field in ("mode", "owner", "group"):
             want, was = getattr(self, field), getattr(have, field)
-            if want is not None and want.lstrip("0") != was.lstrip("0"):
-                found.append(Change(field, was, want))
+            if want is not None and want.lstrip("0") != (was or "").lstrip("0"):
+                found.append(Change(field, show(was), want))
         return tuple(found)
 
     @classmethod
@@ -187,9 +229,8 @@ class File(State, frozen=True, kw_only=True):
         mode = want.mode or (was.mode if was else None) or "0644"
         owner = want.owner or (was.owner if was else None) or "root"
         group = want.group or (was.group if was else None) or "root"
-        text = base64.b64encode(want.bytes).decode()
         shown = f"install -m {mode} -o {owner} -g {group} /dev/stdin {key}"
-        return (command("put_file", key, mode, owner, group, stdin=text, shown=shown),)
+        return (command("put_file", key, mode, owner, group, *worded(want.bytes), shown=shown),)
 
     @classmethod
     def build(cls, args: Mapping[str, Any], context: Context) -> tuple[Resource, ...]:
@@ -199,6 +240,15 @@ class File(State, frozen=True, kw_only=True):
         elif "content" not in fields:
             raise InputError("a file needs `content`", key=cls.kind)
         return super().build(fields, context)
+
+
+def worded(raw: bytes) -> tuple[str, str]:
+    """A file's content as `put_file` is told it: as it is, or what no command line can carry in
+    base64.
+    """
+    if re.fullmatch(rb"[\t\n -~]*", raw):
+        return "text", raw.decode()
+    return "base64", base64.b64encode(raw).decode()
 
 
 def _left(want: File, have: File | None) -> tuple[str, ...]:

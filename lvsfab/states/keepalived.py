@@ -30,15 +30,15 @@ keepalived_pid() { # of the parent process, if it runs
   k_pid=$(cat /run/keepalived.pid /run/keepalived/keepalived.pid 2>/dev/null | head -n 1)
   [ -n "$k_pid" ] && kill -0 "$k_pid" 2>/dev/null && echo "$k_pid"
 }
-keepalived_put() { # PATH MODE OWNER GROUP, as put_file
-  k_new=$(mktemp) || return 1
-  base64 -d >"$k_new"
+keepalived_put() { # as put_file
+  k_dir=$(mktemp -d) || return 1
+  k_new=$k_dir/conf
+  file_fill "$k_new" "$5" "$6" || { rm -rf "$k_dir"; return 1; }
   if ! k_said=$(keepalived -t -f "$k_new" 2>&1); then
-    printf '%s\n' "$k_said"; rm -f "$k_new"; return 1
+    printf '%s\n' "$k_said"; rm -rf "$k_dir"; return 1
   fi
-  mkdir -p /run/lvsfab && : >/run/lvsfab/keepalived.pending &&
-    base64 "$k_new" | put_file "$@" || { rm -f "$k_new"; return 1; }
-  rm -f "$k_new"
+  rm -rf "$k_dir"
+  mkdir -p /run/lvsfab && : >/run/lvsfab/keepalived.pending && put_file "$@" || return 1
   keepalived_take
 }
 keepalived_drop() { # as drop_file; a daemon that runs goes on with what it has
@@ -88,7 +88,7 @@ class KeepalivedConfig(File, frozen=True, kw_only=True):
         if file.argv[0] == "drop_file":
             return (command("keepalived_drop", *file.argv[1:], shown=file.shown),)
         shown = f"keepalived -t, then {file.shown}"
-        return (command("keepalived_put", *file.argv[1:], stdin=file.stdin, shown=shown),)
+        return (command("keepalived_put", *file.argv[1:], shown=shown),)
 
     @classmethod
     def build(cls, args: Mapping[str, Any], context: Context) -> tuple[Resource, ...]:

@@ -17,6 +17,7 @@ from lvsfab.session import Command, command
 from lvsfab.states import words
 from lvsfab.states.base import Change, Context, Resource, State, UnsupportedError
 from lvsfab.states.distributions import PATHS, Family, named
+from lvsfab.states.file import worded
 
 _URL = re.compile(r"(https?|ftp|file)://[!-~]+")
 _WORD = re.compile(r"[A-Za-z0-9./_-]+")
@@ -118,6 +119,7 @@ class Repository(State, frozen=True, kw_only=True):
         text = want.wanted(have.family) if want is not None else None
         if text is None:
             return (command("drop_file", path, shown=f"rm -f {path}"),)
-        data = base64.b64encode(text.encode()).decode()
         shown = f"install -m 0644 /dev/stdin {path}"
-        return (command("put_file", path, "0644", "root", "root", stdin=data, shown=shown),)
+        return (
+            command("put_file", path, "0644", "root", "root", *worded(text.encode()), shown=shown),
+        )

@@ -98,7 +98,7 @@ def test_the_way_is_read_from_what_ip_says() -> None:
     said = (
         "ssh 203.0.113.9 10.9.0.2\n"
         "get 203.0.113.9 via 10.9.0.1 dev m0 src 10.9.0.2 uid 0 \\    cache\n"
-        "match default\nmatch 203.0.112.0/20\n"
+        "\nmatch\ndefault via 10.9.0.1 dev m0 \n203.0.112.0/20 via 10.9.0.1 dev m0 \n"
     )
     found = deadman.parse(said)
     assert found == Way(FAR.peer, FAR.local, "m0", FAR.via, 20)

@@ -342,7 +342,8 @@ def test_a_journal_may_say_anything(kind: str, data: st.DataObject) -> None:
 def test_a_way_may_be_anything(text: str) -> None:
     for output in (
         text,
-        f"ssh {text}\nget {text}\nmatch {text}\n",
+        f"ssh {text}\nget {text}\n\nmatch\n{text}\n",
+        f"ssh 1.1.1.1 2.2.2.2\nget 1.1.1.1 via 2.2.2.2\nmatch\n{text}\n",
         f"ssh 1.1.1.1 2.2.2.2\nget {text}",
     ):
         found = parse_way(output)
@@ -418,7 +419,6 @@ def test_every_posix_shell_takes_the_whole_prelude(program: list[str]) -> None:
         records = shell.run(scripts.read_script("unit", [], asked=asked), timeout=20)
         found = host_read("h", records, ())
         assert found.answers == ()
-        assert found.facts["kernel"] == os.uname().release
         assert ("127.0.0.1", "lo") in found.others.addresses or not found.others.addresses
     finally:
         shell.close()

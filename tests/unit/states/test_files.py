@@ -28,9 +28,7 @@ def test_file_absent_remembers_missing_directories() -> None:
     have = File.parse(PATH, "absent\nmissing /etc/lvs\n")
     assert have == File(path=PATH, present=False, missing=("/etc/lvs",))
     want = File(path=PATH, content="a\n", mode="0644")
-    assert said(have, want, File, PATH) == [
-        "printf %s YQo= | put_file /etc/lvs/a.conf 0644 root root"
-    ]
+    assert said(have, want, File, PATH) == ["put_file /etc/lvs/a.conf 0644 root root text 'a\n'"]
     now = File.parse(PATH, stat(b"a\n"))
     assert said(now, journalled(have), File, PATH) == [f"drop_file {PATH} /etc/lvs"]
 
@@ -42,7 +40,7 @@ def test_file_correct_and_drifted() -> None:
     found = changes(File(path=PATH, content="b\n", mode="0600", group="root"), have)
     assert [c.field for c in found] == ["content", "mode", "group"]
     assert said(have, File(path=PATH, content="b"), File, PATH) == [
-        f"printf %s Yg== | put_file {PATH} 0640 root daemon"
+        f"put_file {PATH} 0640 root daemon text b"
     ]
 
 
@@ -51,8 +49,19 @@ def test_file_binary_content_is_restored() -> None:
     assert before is not None
     now = File.parse(PATH, stat(b"a"))
     assert said(now, journalled(before), File, PATH) == [
-        f"printf %s /wAK | put_file {PATH} 4755 1234 99"
+        f"put_file {PATH} 4755 1234 99 base64 /wAK"
     ]
+
+
+def test_file_in_a_journal_may_lack_what_every_host_says() -> None:
+    have, before = (File(path=PATH, content="a", mode=mode) for mode in (None, "0644"))
+    assert [c.field for c in changes(before, have)] == ["mode"]
+
+
+def test_file_of_short_plain_text_is_told_as_it_is() -> None:
+    for content in ("", "\n", "a", "a\n\n", "text\nstat\n"):
+        have = File.parse(PATH, f"stat 640 root daemon 0 1 {len(content)}\ntext\n{content}")
+        assert have == File.parse(PATH, stat(content.encode()))
 
 
 def test_file_that_cannot_be_kept_is_not_touched() -> None:

@@ -163,7 +163,7 @@ def test_a_public_address_is_the_routers() -> None:
 def test_it_is_checked_before_it_is_put_in_place() -> None:
     assert said(OLD, OLD, KeepalivedConfig, PATH) == []
     (line,) = said(OLD, NEW, KeepalivedConfig, PATH)
-    assert line.endswith(f"| keepalived_put {PATH} 0644 root root")
+    assert line.startswith(f"keepalived_put {PATH} 0644 root root text ")
     assert "keepalived -t -f" in _helper("keepalived_put").partition("put_file")[0]
     (line,) = said(NEW, ABSENT, KeepalivedConfig, PATH)
     assert line == f"keepalived_drop {PATH}"

@@ -6,6 +6,7 @@ whoever runs this.
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 import shutil
@@ -15,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from lvsfab import scripts
 from lvsfab.model import Host, Inventory
-from lvsfab.plan import Have, Unsupported
+from lvsfab.plan import Have, Unsupported, plan_host
 from lvsfab.session import Command, Shell, by_id, command
 from lvsfab.states import BUILDERS, KINDS, readers_script
 from lvsfab.states.base import Context, Resource, UnsupportedError, changes
+from lvsfab.states.file import File
 from tests.unit.local import LocalChannel
 from tests.unit.states.state_helpers import journalled
 
@@ -251,6 +254,58 @@ def test_a_table_of_nft(host: Local) -> None:
     host.do(*table.type.commands(table.key, table.state, None))
     assert host.read(table) == {table.id: None}
     assert json.loads(host.do(command("nft", "-j", "list", "tables")))["nftables"][1:] == []
+
+
+CONTENTS = (
+    b"", b"\n", b"a", b"a\n\n", b"two\nlines", b"\ta tab\n", b"%s \\n $x `y` '\"\n", b"-n",
+    b" a \n ", b"x\0y", b"\0", b"\r\n", b"\x7f", b"\x81\x88\xff", bytes(range(256)),
+    "\u00e9\n".encode(), b"x" * 1024, b"x" * 1025, b"lvsfab-0>have\n",
+)  # fmt: skip
+
+
+@needs_namespaces
+def test_every_content_comes_back_as_it_was(host: Local) -> None:
+    """Short plain text goes by the shell's own means, all else in base64: both ways, any bytes."""
+    states = [
+        File(path=f"/mnt/c{i}", data=base64.b64encode(c).decode(), mode="0644")
+        for i, c in enumerate(CONTENTS)
+    ]
+    wanted = [Resource(File, state.key, state) for state in states]
+    host.do(*(c for w in wanted for c in File.commands(w.key, None, w.state)))  # type: ignore[arg-type]
+    records = host.shell.run(scripts.reads_script(wanted), timeout=20)
+    found = scripts.haves("here", records)
+    for state, content in zip(states, CONTENTS, strict=True):
+        have = found[f"file:{state.path}"]
+        assert isinstance(have, File)
+        assert have.bytes == content
+        assert (have.mode, have.owner, have.group) == ("0644", "root", "root")
+
+
+@needs_namespaces
+def test_a_file_is_seen_anew_each_time(host: Local) -> None:
+    """What stat said of several files is for that reading alone."""
+    wanted = [line("file", path=f"/mnt/f{i}", content="a\n", mode="0640") for i in (1, 2)]
+    host.do(*(c for w in wanted for c in w.type.commands(w.key, None, w.state)))
+    host.shell.run(scripts.reads_script(wanted), timeout=20)
+    host.do(command("chmod", "0600", "/mnt/f1"))
+    have = host.read(wanted[0])[wanted[0].id]
+    assert isinstance(have, File)
+    assert have.mode == "0600"
+
+
+@needs_namespaces
+def test_ten_files_cost_few_processes(host: Local) -> None:
+    wanted = [line("file", path=f"/mnt/f{i}", content=f"{i}\n", mode="0644") for i in range(10)]
+    tools = "stat base64 cat sed id chown chmod sync mv rm mktemp mkdir"
+    count = "".join(
+        f'{tool}() {{ echo {tool} >>/run/count; command {tool} "$@"; }}\n' for tool in tools.split()
+    )
+    plan = plan_host("here", wanted, dict.fromkeys(w.id for w in wanted), [])
+    host.shell.run(count + scripts.change_script("unit", plan.apply), timeout=20)
+    done = host.do(command("sort", "/run/count")).split()
+    assert {tool: done.count(tool) for tool in done} == {
+        "chmod": 10, "sync": 10, "mv": 10, "id": 2, "stat": 1,
+    }  # fmt: skip
 
 
 @needs_namespaces
