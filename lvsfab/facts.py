@@ -10,6 +10,8 @@ from ipaddress import ip_interface
 
 import msgspec
 
+from lvsfab.states.distributions import PACKAGES
+from lvsfab.states.module import SEEN
 from lvsfab.states.sysctl import effective
 
 SCHEMA = "lvsfab.facts/1"
@@ -19,25 +21,21 @@ MODULES = (
     "ipip", "ip_gre", "fou", "nf_conntrack", "nf_tables", "arp_tables", "arptable_filter",
     "ip_tables", "xt_ipvs", "dummy", "veth", "sch_netem",
 )  # fmt: skip
-# what only that code makes: built into a kernel whose files are not there to say so
-TRACES = {
-    "ip_vs": "/proc/net/ip_vs",
-    "ipip": "/proc/sys/net/ipv4/conf/tunl0",
-    "nf_conntrack": "/proc/sys/net/netfilter/nf_conntrack_max",
-    "arp_tables": "/proc/net/arp_tables_names",
-    "ip_tables": "/proc/net/ip_tables_names",
-}
 NEEDS = {"nat": ("ip_vs",), "dr": ("ip_vs",), "tun": ("ip_vs", "ipip")}
-TOOLS = {  # tool: the packages it comes in
-    "ip": "iproute2 iproute", "ipvsadm": "ipvsadm", "keepalived": "keepalived",
-    "nft": "nftables", "arptables": "arptables iptables-nft", "iptables": "iptables",
-    "modprobe": "kmod", "sysctl": "procps procps-ng", "curl": "curl", "tcpdump": "tcpdump",
-    "ethtool": "ethtool", "sshd": "openssh-server", "python3": "python3-minimal python3",
+_PACKAGES = {  # tool: the packages that it comes in, by their plain names
+    "ip": "iproute2", "ipvsadm": "ipvsadm", "keepalived": "keepalived", "nft": "nftables",
+    "arptables": "arptables", "iptables": "iptables", "modprobe": "kmod", "sysctl": "procps",
+    "curl": "curl", "tcpdump": "tcpdump", "ethtool": "ethtool", "sshd": "openssh",
+    "python3": "python3-minimal python3",
 }  # fmt: skip
+TOOLS = {  # and by those that distributions give them
+    tool: tuple(dict.fromkeys(n for p in plain.split() for n in (p, *PACKAGES.get(p, {}).values())))
+    for tool, plain in _PACKAGES.items()
+}
 _SYSCTLS = ("rp_filter", "arp_ignore", "arp_announce", "send_redirects", "accept_redirects")
 
 SCRIPT = (
-    r"""
+    SEEN + r"""
 read_facts() {
   echo '== os'; cat /etc/os-release 2>/dev/null
   echo '== host'
@@ -53,7 +51,7 @@ read_facts() {
   f_modules=/lib/modules/$(uname -r)
   echo '== present'; sed 's/ .*//' /proc/modules 2>/dev/null
   grep -hE "$F_MODULES" "$f_modules/modules.builtin" 2>/dev/null
-  for f_name in $F_TRACES; do [ -e "${f_name#*=}" ] && echo "${f_name%%=*}"; done
+  for f_name in $F_NAMES; do module_seen "$f_name" && echo "$f_name"; done
   echo '== loadable'
   has modprobe && sed 's/:.*//' "$f_modules/modules.dep" 2>/dev/null | grep -E "$F_MODULES"
   if has ip; then
@@ -81,10 +79,10 @@ read_facts() {
 }
 """
     f"F_MODULES='/({'|'.join(MODULES).replace('_', '[_-]')})[.]ko'\n"
-    f"F_TRACES='{' '.join(f'{name}={path}' for name, path in TRACES.items())}'\n"
+    f"F_NAMES='{' '.join(MODULES)}'\n"
     f"F_SYSCTLS='{' '.join(_SYSCTLS)}'\n"
     f"F_TOOLS='{' '.join(TOOLS)}'\n"
-    f"F_PACKAGES='{' '.join(TOOLS.values())}'\n"
+    f"F_PACKAGES='{' '.join(dict.fromkeys(n for names in TOOLS.values() for n in names))}'\n"
     "rec facts read_facts"
 )
 
@@ -165,7 +163,7 @@ def parse(output: str) -> Facts:
     tools = {}
     for line in parts.get("tool", ()):
         name, _, path = line.partition(" ")
-        versions = [packages[p] for p in TOOLS.get(name, "").split() if p in packages]
+        versions = [packages[p] for p in TOOLS.get(name, ()) if p in packages]
         tools[name] = Tool(path, versions[0] if versions else "")
     return Facts(
         os=release.get("ID", "unknown"),

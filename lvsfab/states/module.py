@@ -15,7 +15,24 @@ from lvsfab.session import Command, command
 from lvsfab.states.base import Change, Context, Resource, State, UnsupportedError
 from lvsfab.states.words import name as plain_name
 
-HELPERS = r"""
+# facts.py asks the same: what a recipe finds missing on a host and what `lvsfab facts` calls absent
+# there must be one
+SEEN = r"""
+module_seen() { # is $1 built in, though no file here says so? By what only that code makes
+  case $1 in
+  ip_vs) [ -e /proc/net/ip_vs ] ;;
+  ipip) [ -e /proc/sys/net/ipv4/conf/tunl0 ] ;;
+  nf_conntrack) [ -e /proc/sys/net/netfilter/nf_conntrack_max ] ;;
+  ip_tables) [ -e /proc/net/ip_tables_names ] ;;
+  arp_tables | arptable_filter) [ -e /proc/net/arp_tables_names ] ;;
+  arpt_mangle) grep -q '^mangle$' /proc/net/arp_tables_targets 2>/dev/null ;;
+  *) [ -d "/sys/module/$1" ] ;;
+  esac
+}
+"""
+HELPERS = (
+    SEEN
+    + r"""
 module_users() { # the modules that use module $1
   sed -n "s/^$1 [0-9]* [0-9]* \([^ ]*\) .*/\1/p" /proc/modules | tr -s ',-' ' '
 }
@@ -44,6 +61,7 @@ unload_modules() { # the first must go; the others too unless something else use
   done
 }
 """
+)
 
 
 class Module(State, frozen=True, kw_only=True):
@@ -55,15 +73,10 @@ class Module(State, frozen=True, kw_only=True):
     reader: ClassVar[str] = r"""
   loaded "$1" && { echo loaded; return 0; }
   printf 'kernel '; uname -r
-  # built into a kernel whose files are not here to say so: by what only that code makes
   case $1 in
-  ip_vs) [ -e /proc/net/ip_vs ] ;;
-  ipip) [ -e /proc/sys/net/ipv4/conf/tunl0 ] ;;
-  arp_tables | arptable_filter) [ -e /proc/net/arp_tables_names ] ;;
-  arpt_mangle) grep -q '^mangle$' /proc/net/arp_tables_targets ;;
-  nf_tables) ! dormant nf_tables && nft list tables >/dev/null ;;
-  *) [ -d "/sys/module/$1" ] ;;
-  esac 2>/dev/null && echo seen
+  nf_tables) ! dormant nf_tables && nft list tables >/dev/null 2>&1 ;;
+  *) module_seen "$1" ;;
+  esac && echo seen
   has modprobe || { echo 'error there is no modprobe'; return 0; }
   modprobe --show-depends "$1" 2>&1 | sed 's/^\(insmod\|builtin\|install\) /&/;t;s/^/error /'
   sed 's/^\([^ ]*\) .*/present \1/' /proc/modules 2>/dev/null

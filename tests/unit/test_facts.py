@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvsfab import facts
+from lvsfab import facts, scripts
 from lvsfab.facts import MODULES, SCRIPT, Value, parse
+from lvsfab.plan import Unsupported
 from lvsfab.session import Shell
+from lvsfab.states import readers_script
+from lvsfab.states.base import Resource
+from lvsfab.states.module import Module
 from tests.unit.local import LocalChannel
 
 SAID = """\
@@ -91,6 +95,29 @@ def test_a_host_that_says_nothing_is_all_absent() -> None:
     assert set(found.modules.values()) == {"absent"}
     assert found.able["tun"] == ("ip_vs", "ipip")
     assert facts.document("h", found)["host"] == "h"
+
+
+def test_what_facts_calls_absent_a_recipe_finds_missing() -> None:
+    """On this machine: one word for each module, whoever asks."""
+    shell = Shell("here", LocalChannel(), readers_script())
+    names = [name for name in MODULES if name != "nf_tables"]  # a recipe asks nft itself for it
+    wanted = [Resource(Module, name, None) for name in names]
+    records = shell.run(f"{SCRIPT}\n{scripts.reads_script(wanted)}", timeout=60)
+    shell.close()
+    said, haves = parse(records[0].output).modules, scripts.haves("here", records)
+    found = {}
+    for resource in wanted:
+        have = haves[resource.id]
+        loaded = isinstance(have, Module) and have.loaded
+        found[resource.key] = (
+            "absent" if isinstance(have, Unsupported) else "present" if loaded else "loadable"
+        )
+    assert found == {name: said[name] for name in names}
+
+
+def test_a_tools_package_is_what_each_distribution_calls_it() -> None:
+    assert facts.TOOLS["sshd"] == ("openssh", "openssh-server")
+    assert facts.TOOLS["ip"] == ("iproute2", "iproute")
 
 
 @given(st.text(max_size=200))
