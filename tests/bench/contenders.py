@@ -205,7 +205,7 @@ ALL = (
     Contender("lvsfab run --script", lvsfab_script, most=1000),
     Contender("lvsfab apply", lvsfab_states),
     Contender("fabric ThreadingGroup", fabric, "fabric"),
-    Contender("pyinfra", pyinfra, "pyinfra", most=50),
+    Contender("pyinfra", pyinfra, "pyinfra"),
     Contender("ansible-core", ansible, "ansible-core", most=50),
     Contender("salt-ssh", salt, "salt", most=10),
 )
