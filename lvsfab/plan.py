@@ -155,7 +155,7 @@ def plan_host(
         late=tuple(step for entry, step in undo if entry.id in later),
         record=record,
         keep=tuple(entry for entry in journal if entry.id in ids | later),
-        keep_last=(*(entry for entry in journal if entry.id in ids), *record),
+        keep_last=(*(e for e in journal if e.id in ids or not undoing), *record),
         forget=undoing and any(entry.id not in ids for entry in journal),
         problems=tuple(problems),
         conflicts=tuple(conflicts),

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 from msgspec.structs import replace
 
-from lvsfab import deadman, journal
+from lvsfab import deadman, journal, scripts
 from lvsfab.journal import Entry
 from lvsfab.plan import Step, plan_host, quiesced, shared_addresses, stray_addresses, unfinished
 from lvsfab.session import Command, command
@@ -154,3 +154,22 @@ def test_what_stood_on_what_was_undone_may_be_gone() -> None:
     assert unfinished(plan.undo, {base.wanted.id: None, stands.wanted.id: None}) == []
     alone = [step for step in plan.undo if step.id == stands.wanted.id]
     assert len(unfinished(alone, {stands.wanted.id: None})) == 1
+
+
+def test_what_is_added_leaves_alone_what_the_journal_has() -> None:
+    old, new = Of(Base(name="old")), Of(Base(name="new"))
+    journalled = [Entry(Base, "old", replace(old.state, weight=7))]
+    have = {old.wanted.id: old.state, new.wanted.id: None}
+    plan = plan_host("h", [new.wanted], have, journalled, undoing=False)
+    assert [step.id for step in plan.steps] == ["base:new"]
+    assert not plan.forget
+    assert plan.keep_last == (*journalled, new.entry)
+    assert plan_host("h", [new.wanted], have, journalled).forget
+
+
+def test_what_is_added_asks_only_for_itself() -> None:
+    wanted = [Of(Pool(name="a")).wanted]
+    assert "/journal" in scripts.read_script("unit", wanted)
+    alone = scripts.read_script("unit", wanted, undoing=False)
+    assert "/journal" not in alone
+    assert "rec have:pool:a read_pool a" in alone
