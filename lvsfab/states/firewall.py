@@ -1,31 +1,30 @@
-"""What a host's firewall must let in for LVS-TUN: the service, the tunnel's packets, and pings
-inside the tunnel. It is opened for that and stays as it is otherwise.
+"""What a host's own firewall must let in for LVS-TUN, if it is asked to: the service, the tunnel's
+packets, and pings inside the tunnel. What finds the firewall and opens it is `let_in`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
 
 from lvsfab.errors import InputError
+from lvsfab.model import Cluster, VirtualService
 from lvsfab.states.base import Context, Resource
 from lvsfab.states.composite import Composite, arguments, wanted
 from lvsfab.states.fou import FOU_PORT
 from lvsfab.states.inner import peers
-from lvsfab.states.opening import Opening
-
-_OUTER = {"ipip": "ip protocol 4", "gre": "ip protocol 47", "gue": f"udp dport {FOU_PORT}"}
+from lvsfab.states.let_in import MOST_SOURCES, LetIn
 
 
 class _Args(msgspec.Struct, forbid_unknown_fields=True):
+    wanted: bool
     dev: str
-    chain: str = ""
 
 
 class Firewall(Composite):
-    """Recipe word `firewall`: chain (FAMILY/TABLE/CHAIN of nft; "" opens nothing), dev."""
+    """Recipe word `firewall`: wanted, dev (the tunnel's)."""
 
     kind: ClassVar[str] = "firewall"
 
@@ -34,20 +33,29 @@ class Firewall(Composite):
         cluster = context.cluster
         if cluster is None:
             raise InputError("firewall stands only in a recipe with a cluster", key=self.kind)
-        if not found.chain:
+        if not found.wanted:
             return ()
         if cluster.service.vip.version == 6:
             raise InputError("the firewall is opened for IPv4 alone", key=self.kind)
-        service = cluster.service
-        ports = ", ".join(map(str, service.every_port))
-        matches = [f"{service.protocol} dport {{ {ports} }}" if service.port else
-                   f"ip daddr {service.vip}"]  # fmt: skip
-        director = context.host.name in cluster.directors
-        if not director or context.host.inner is not None:
-            own = [a.ip for p in peers(context) for f in p.interfaces for a in f.addresses]
-            outer = ", ".join(str(address) for address in own if address.version == 4)
-            plain = "ip protocol 4" if director else _OUTER[cluster.tunnel]
-            matches.append(f"ip saddr {{ {outer} }} {plain}")
-        if context.host.inner is not None:
-            matches.append(f'iifname "{found.dev}" icmp type echo-request')
-        return wanted(*(Opening(chain=found.chain, match=match) for match in matches))
+        return wanted(*_service(cluster.service), *_tunnel(cluster, context, found.dev))
+
+
+def _service(service: VirtualService) -> Iterator[LetIn]:
+    ports = [f"/{port}" for port in service.every_port] if service.port else [""]
+    for port in ports:
+        yield LetIn(allow=f"{service.protocol}{port}", to=str(service.vip))
+
+
+def _tunnel(cluster: Cluster, context: Context, dev: str) -> Iterator[LetIn]:
+    """Packets with packets in them, from the tunnel's other end alone."""
+    words = set()
+    if context.host.name not in cluster.directors:  # what IPVS puts requests into
+        words.add({"gue": f"udp/{FOU_PORT}"}.get(cluster.tunnel, cluster.tunnel))
+    if context.host.inner is not None:  # what the device sends, which knows no GUE
+        words.add("gre" if cluster.tunnel == "gre" else "ipip")
+        yield LetIn(allow="ping", dev=dev)
+    faces = (face for peer in peers(context) for face in peer.interfaces)
+    outer = [str(a.ip) for face in faces for a in face.addresses if a.version == 4]
+    for word in sorted(words):
+        for first in range(0, len(outer), MOST_SOURCES):
+            yield LetIn(allow=word, sources=tuple(outer[first : first + MOST_SOURCES]))

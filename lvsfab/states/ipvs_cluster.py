@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from lvsfab.errors import InputError
-from lvsfab.model import ForwardingMethod, Keepalived, VirtualService
+from lvsfab.model import Cluster, ForwardingMethod, Keepalived, VirtualService
 from lvsfab.states.base import Context, Resource, State
 from lvsfab.states.composite import Composite, arguments, wanted
 from lvsfab.states.file import File
@@ -21,6 +21,8 @@ from lvsfab.states.module import Module
 from lvsfab.states.nft import NftTable
 from lvsfab.states.package import Package
 from lvsfab.states.service import Service
+
+_VRRP_GROUP = {4: "224.0.0.18", 6: "ff02::12"}
 
 
 class _Args(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,17 +84,23 @@ class IpvsTable(Composite):
         return wanted(
             *modules,
             Package(name="keepalived"),
-            *_let_in(cluster.keepalived),
+            *_let_in(cluster, cluster.keepalived),
             File(path=PROTOCOL_FILE, content=PROTOCOL, mode="0644"),
             KeepalivedConfig(content=render(cluster, cluster.keepalived, context)),
             Service(name="keepalived", running=True, enabled=True),
         )
 
 
-def _let_in(keepalived: Keepalived) -> tuple[State, ...]:
-    """What directors say to each other; IP_VS_SYNC_PORT of include/net/ip_vs.h."""
-    words = ("vrrp", *(("udp/8848",) if keepalived.connection_sync else ()))
-    return tuple(LetIn(allow=word) for word in words)
+def _let_in(cluster: Cluster, keepalived: Keepalived) -> tuple[State, ...]:
+    """What directors say to each other: VRRP's group addresses (RFC 9568), the default one of IPVS
+    (IP_VS_SYNC_GROUP and IP_VS_SYNC_PORT of include/net/ip_vs.h).
+    """
+    moved = (cluster.service.vip, keepalived.gateway)
+    versions = sorted({address.version for address in moved if address is not None})
+    found = [LetIn(allow="vrrp", to=_VRRP_GROUP[version]) for version in versions]
+    if keepalived.connection_sync:
+        found.append(LetIn(allow="udp/8848", to="224.0.0.81"))
+    return tuple(found)
 
 
 def _marks(service: VirtualService) -> tuple[State, ...]:

@@ -182,7 +182,7 @@ def test_4_tun_across_networks(backend: str, tmp_path: Path) -> None:
         lab.pristine = lab.snapshot()
         lab.cli("up", "tun", "--no-verify")
         assert lab.cli("verify", "-n", "2", "--json", code=3).json["status"] == "fail"
-        opened = ("--set", "firewall=inet/filter/input", "--set", "site=www.example.com")
+        opened = ("--set", "firewall=yes", "--set", "site=www.example.com")
         assert "PASS" in lab.cli("up", "tun", *opened).out
         lab.cli("plan", "tun", *opened)
         lab.sh("director", "ping -c 1 -W 2 -I 10.0.0.1 10.0.0.3")

@@ -8,8 +8,8 @@ from lvsfab.model import ForwardingMethod, Inventory, Scheduler
 from lvsfab.recipe import Compiled
 from lvsfab.states.block import Block
 from lvsfab.states.daemon import Daemon
+from lvsfab.states.let_in import LetIn
 from lvsfab.states.nft import NftTable
-from lvsfab.states.opening import Opening
 from lvsfab.states.route import Route
 
 LAB = inventory.load(inventory.find("lab"))
@@ -174,27 +174,35 @@ def test_the_tunnel_monitor_restores_what_its_server_has() -> None:
         assert f"  {line}" in monitor.program
 
 
+def let_in(found: Compiled, host: str) -> list[str]:
+    return [r.key for r in found.resources(host) if r.type is LetIn]
+
+
 def test_a_firewall_is_opened_for_what_each_host_needs() -> None:
     lab = inventory.load(inventory.find("4-tun-across-networks"))
-    found = compiled("tun", lab, firewall="inet/filter/input")
-    opened = {
-        host: [r.state.match for r in found.resources(host) if isinstance(r.state, Opening)]
-        for host in ("director", "rs2")
-    }
-    assert opened == {
-        "director": [
-            "tcp dport { 80 }",
-            "ip saddr { 203.0.113.11, 192.168.1.11, 198.51.100.22, 192.168.2.22 } ip protocol 4",
-            'iifname "tunl0" icmp type echo-request',
-        ],
-        "rs2": [
-            "tcp dport { 80 }",
-            "ip saddr { 203.0.113.10, 192.168.1.10 } ip protocol 4",
-            'iifname "tunl0" icmp type echo-request',
-        ],
-    }
-    with pytest.raises(InputError, match="is no chain"):
-        compiled("tun", lab, firewall="filter")
+    found = compiled("tun", lab, firewall="true")
+    assert let_in(found, "director") == [
+        "tcp/80;to=203.0.113.100",
+        "ping;on=tunl0",
+        "ipip;from=203.0.113.11,192.168.1.11,198.51.100.22,192.168.2.22",
+    ]
+    assert let_in(found, "rs2") == [
+        "tcp/80;to=203.0.113.100",
+        "ping;on=tunl0",
+        "ipip;from=203.0.113.10,192.168.1.10",
+    ]
+    assert let_in(compiled("tun", lab), "rs2") == []
+    # what IPVS sends is GUE, what the device itself sends is not
+    found = compiled("tun", lab, firewall="true", tunnel="gue", ports="443")
+    assert let_in(found, "rs2") == [
+        "tcp/80;to=203.0.113.100",
+        "tcp/443;to=203.0.113.100",
+        "ping;on=tunl0",
+        "ipip;from=203.0.113.10,192.168.1.10",
+        "udp/6080;from=203.0.113.10,192.168.1.10",
+    ]
+    found = compiled("tun", lab, firewall="true", port="0", persistence="60")
+    assert let_in(found, "rs2")[0] == "tcp;to=203.0.113.100"
 
 
 def test_servers_let_the_tunnel_of_every_director_in() -> None:
@@ -207,16 +215,13 @@ def test_servers_let_the_tunnel_of_every_director_in() -> None:
 """
     text = path.read_text().replace("hosts:\n", second, 1)
     lab = inventory.read(document.parse(text.encode(), path))
-    found = compiled("tun", lab, firewall="inet/filter/input", balancer="keepalived")
-
-    def opened(host: str) -> list[str]:
-        states = [r.state for r in found.resources(host)]
-        return [s.match for s in states if isinstance(s, Opening)]
-
-    (tunnel,) = [match for match in opened("rs2") if match.endswith("protocol 4")]
-    assert "203.0.113.10," in tunnel
-    assert "203.0.113.13" in tunnel
-    assert opened("director2") == ["tcp dport { 80 }"]  # it is no end of a tunnel, only sends
+    found = compiled("tun", lab, firewall="true", balancer="keepalived")
+    (tunnel,) = [key for key in let_in(found, "rs2") if key.startswith("ipip")]
+    assert sorted(tunnel.partition("from=")[2].split(",")) == [
+        "192.168.1.10", "203.0.113.10", "203.0.113.13",
+    ]  # fmt: skip
+    # it is no end of a tunnel, only sends; and hears the other director
+    assert let_in(found, "director2") == ["tcp/80;to=203.0.113.100", "vrrp;to=224.0.0.18"]
 
 
 def test_every_host_knows_all_names() -> None:

@@ -1,4 +1,4 @@
-"""Lines in somebody else's file, and rules in somebody else's chain."""
+"""Lines in somebody else's file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from lvsfab.session import PRELUDE
 from lvsfab.states import readers_script
 from lvsfab.states.base import UnsupportedError, changes
 from lvsfab.states.block import Block
-from lvsfab.states.opening import Opening
 
 CONTENT = "192.0.2.1 director\n192.0.2.2 rs1"
 
@@ -76,20 +75,3 @@ def test_block_input() -> None:
     for output in ("other", f"text {text}"):
         with pytest.raises(UnsupportedError):
             Block.parse("/etc/hosts#lab", output)
-
-
-def test_an_opening_is_one_rule_by_its_mark() -> None:
-    want = Opening(chain="inet/filter/input", match="tcp dport { 80 }")
-    other = Opening(chain="inet/filter/input", match="tcp dport { 443 }")
-    assert want.key != other.key
-    (put,) = Opening.commands(want.key, None, want)
-    mark = "lvsfab-" + want.key.partition("#")[2]
-    assert put.argv == ("opening_put", "inet/filter/input", mark, "tcp dport { 80 }")
-    assert changes(want, Opening.parse(want.key, "open\n")) == ()
-    (drop,) = Opening.commands(want.key, want, None)
-    assert drop.argv == ("opening_drop", "inet/filter/input", mark)
-    with pytest.raises(UnsupportedError, match="no chain inet/filter/input"):
-        Opening.parse(want.key, "none\n")
-    for chain, match in (("filter/input", "x y"), ("inet/a/b", "x; drop"), ("inet/a b/c", "xy")):
-        with pytest.raises(InputError):
-            Opening(chain=chain, match=match)
