@@ -6,8 +6,10 @@ Source: net/netfilter/ipvs/ip_vs_{rr,wrr,lc,wlc,sed,nq,ovf,fo,sh,mh,dh,lblc,lblc
 - lc, wlc, sed, nq, ovf look at connections that are there *now*: their law shows only with
   connections held open at once. Ties may go to either server.
 - sh, mh hash the client's address: each client keeps its server, and many clients spread over the
-  servers by weight; dh the VIP, lblc and lblcr stay with the VIP's server while it
-  is not overloaded; fo takes the highest weight; persistence comes before any of them.
+  servers by weight (`-port`: its port too, so one client meets several; `-fallback`: clients of a
+  drained server get another, where they would else be refused); dh the VIP, lblc and lblcr stay
+  with the VIP's server while it is not overloaded; fo takes the highest weight; persistence comes
+  before any of them.
 """
 
 from __future__ import annotations
@@ -59,6 +61,10 @@ def needs_held(service: VirtualService) -> bool:
 
 def by_port(service: VirtualService) -> bool:
     return any(flag.endswith("-port") for flag in service.flags)
+
+
+def falls_back(service: VirtualService) -> bool:
+    return any(flag.endswith("-fallback") for flag in service.flags)
 
 
 def one_server(service: VirtualService) -> str:
@@ -127,7 +133,7 @@ def judge(
             "net.ipv4.vs.expire_quiescent_template=1",
         )
     if senders and (service.persistence is not None or service.scheduler in _BY_CLIENT):
-        return _each_keeps(service, live, answers, senders, shown)
+        return _each_keeps(service, servers, answers, senders, shown)
     if service.persistence is not None or one_server(service):
         return _one(service, live, counts, shown)
     if service.scheduler in (Scheduler.RR, Scheduler.WRR):
@@ -163,20 +169,23 @@ def _one(
 
 def _each_keeps(
     service: VirtualService,
-    live: Sequence[RealServer],
+    servers: Sequence[RealServer],
     answers: Sequence[str | None],
     senders: Sequence[IPAddress],
     shown: str,
 ) -> Law:
     """Each client (or network of clients, by persistence's netmask) meets one server; and where
-    the client's address is hashed, clients spread over the servers by their weights.
+    the client's address is hashed, clients spread over the servers by their weights. A hash that
+    leads to a drained server ends there, unless the scheduler may fall back on another.
     """
+    live = [server for server in servers if server.weight > 0]
+    drained = [server.name for server in servers if server.weight == 0]
     met: dict[str, Counter[str]] = {}
     for sender, name in zip(senders, answers, strict=True):
         if name is not None:
             met.setdefault(_client_of(service, sender), Counter())[name] += 1
     kept = {client: names.most_common(1)[0][0] for client, names in met.items()}
-    expected = {server.name: 0 for server in live}
+    expected = {server.name: 0 for server in servers}
     for client, name in kept.items():
         expected[name] = expected.get(name, 0) + met[client].total()
     moved = [client for client, names in met.items() if len(names) > 1]
@@ -194,6 +203,16 @@ def _each_keeps(
     fact = f"{shown}: each of {len(met)} clients met one server alone ({why})"
     if service.persistence is not None or service.scheduler not in _BY_CLIENT:
         return Law(Status.PASS, fact, expected)
+    left = len({_client_of(service, sender) for sender in senders} - set(met))
+    if left and drained and not falls_back(service):
+        return Law(
+            Status.FAIL,
+            f"{fact}; {left} more met none: {why} keeps them for {', '.join(drained)} (weight 0)",
+            expected,
+            f"--set scheduler_flags={service.scheduler}-fallback gives them another server",
+        )
+    if drained and falls_back(service):
+        return Law(Status.PASS, f"{fact}, those of {', '.join(drained)} (weight 0) too", expected)
     seen = Counter(kept.values())
     given = ", ".join(f"{server.name} {seen[server.name]}" for server in live)
     weights = [server.weight for server in live]

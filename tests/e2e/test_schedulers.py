@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lvsfab.model import Scheduler
@@ -9,7 +11,6 @@ from tests.e2e.conftest import LabUnderTest
 
 pytestmark = pytest.mark.lab
 
-FLAGS = {"sh": "sh-fallback", "mh": "mh-fallback"}
 # How many of the three servers (weights 3, 2, 1) meet new clients.
 MET = {"fo": 1, "dh": 1, "lblc": 1, "lblcr": 1}
 
@@ -17,10 +18,8 @@ MET = {"fo": 1, "dh": 1, "lblc": 1, "lblcr": 1}
 def test_each_scheduler_keeps_its_law(clean: LabUnderTest) -> None:
     """Held connections for lc, wlc, sed, nq, ovf; many clients for sh, mh, dh, lblc, lblcr, fo."""
     for scheduler in Scheduler:
-        flags = FLAGS.get(scheduler, "")
-        clean.cli("up", "tun", "--no-verify", "--set", f"scheduler={scheduler}", "--set",
-                  "weights=rs1:3,rs2:2,rs3:1", "--set", f"scheduler_flags={flags}")  # fmt: skip
-        verdict = clean.cli("verify", "--json", code=None).json
+        verdict = clean.cli("up", "tun", "--json", "--set", f"scheduler={scheduler}", "--set",
+                            "weights=rs1:3,rs2:2,rs3:1", code=None).json  # fmt: skip
         law = next(check for check in verdict["checks"] if check["id"] == "scheduler")
         assert verdict["status"] == "pass", (scheduler, law, verdict["cause"])
         met = [server["name"] for server in verdict["servers"] if server["answered"]]
@@ -28,6 +27,28 @@ def test_each_scheduler_keeps_its_law(clean: LabUnderTest) -> None:
         assert verdict["held"] == (scheduler in ("lc", "wlc", "sed", "nq", "ovf"))
     clean.cli("down")
     clean.left_nothing()
+
+
+@pytest.mark.parametrize("scheduler", ["sh", "mh"])
+def test_the_flags_of_a_hash_keep_their_law(clean: LabUnderTest, scheduler: str) -> None:
+    """Without flags a client keeps its server: test_each_scheduler_keeps_its_law."""
+
+    def verdict(flags: str, code: int, drained: int = 0) -> dict[str, Any]:
+        found = clean.cli("up", "dr", "--json", "--set", f"scheduler={scheduler}", "--set",
+                          f"scheduler_flags={flags}", "--set", f"weights=rs1:{drained},rs2:2",
+                          code=code).json  # fmt: skip
+        return found | {"law": next(c for c in found["checks"] if c["id"] == "scheduler")}
+
+    port = verdict(f"{scheduler}-port", 0, 2)  # one client, and its ports
+    assert "hashed by source port too, 2 servers met" in port["law"]["fact"]
+    assert all(server["answered"] for server in port["servers"])
+    # clients of a drained server are refused, all others keep theirs
+    refused = verdict("", 3)
+    assert f"met none: {scheduler} keeps them for rs1 (weight 0)" in refused["law"]["fact"]
+    assert "refused" in next(c["fact"] for c in refused["checks"] if c["id"] == "answers")
+    fallback = verdict(f"{scheduler}-fallback", 0)
+    assert [server["answered"] for server in fallback["servers"]] == [0, 60]
+    assert "those of rs1 (weight 0) too" in fallback["law"]["fact"]
 
 
 def test_many_clients_show_persistence(clean: LabUnderTest) -> None:

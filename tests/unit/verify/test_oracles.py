@@ -208,6 +208,31 @@ def test_a_hashed_client_keeps_its_server_and_many_spread_by_weight() -> None:
     assert "too few to judge" in law.fact
 
 
+@pytest.mark.parametrize("scheduler", [Scheduler.SH, Scheduler.MH])
+def test_clients_of_a_drained_server_are_refused_unless_there_is_a_fallback(
+    scheduler: Scheduler,
+) -> None:
+    own, senders = servers(0, 2, 2), clients(30) * 2
+    refused = [None, "rs2", "rs3"] * 20
+    law = judge(service(scheduler), own, refused, {}, senders=senders)
+    assert law.status is Status.FAIL
+    assert f"10 more met none: {scheduler} keeps them for rs1 (weight 0)" in law.fact
+    assert f"scheduler_flags={scheduler}-fallback" in law.advice
+    assert law.expected == {"rs1": 0, "rs2": 20, "rs3": 20}
+    # where the fallback leads is the hash's business: rs2 may get all of them
+    fallback = service(scheduler, None, f"{scheduler}-fallback")
+    law = judge(fallback, own, ["rs2", "rs2", "rs3"] * 20, {}, senders=senders)
+    assert law.status is Status.PASS, law.fact
+    # without a drained server the flag changes nothing
+    law = judge(fallback, servers(1, 1), ["rs1"] * 60, {}, senders=senders)
+    assert law.status is Status.FAIL
+
+
+def test_a_drained_server_has_a_row_where_clients_keep_theirs() -> None:
+    law = judge(service(Scheduler.RR, 300), servers(1, 0), ["rs1"] * 8, {}, senders=clients(4) * 2)
+    assert law.expected == {"rs1": 8, "rs2": 0}
+
+
 def test_persistence_counts_clients_by_its_netmask() -> None:
     own = servers(1, 1)
     turns = ["rs1", "rs2"] * 4
