@@ -22,6 +22,7 @@ from fractions import Fraction
 from ipaddress import ip_network
 
 from lvsfab.model import IPAddress, Protocol, RealServer, Scheduler, VirtualService
+from lvsfab.verify import chi_squared
 from lvsfab.verify.verdict import Status
 
 HELD = {Scheduler.LC, Scheduler.WLC, Scheduler.SED, Scheduler.NQ, Scheduler.OVF}
@@ -216,8 +217,8 @@ def _each_keeps(
     seen = Counter(kept.values())
     given = ", ".join(f"{server.name} {seen[server.name]}" for server in live)
     weights = [server.weight for server in live]
-    off = chi_squared([seen[server.name] for server in live], weights)
-    if off is not None and off > chi_squared_limit(len(live) - 1):
+    off = chi_squared.distance([seen[server.name] for server in live], weights)
+    if off is not None and off > chi_squared.limit(len(live) - 1):
         return Law(
             Status.FAIL,
             f"{fact}; but the clients are not spread by weight: {given} (chi-squared {off:.1f})",
@@ -233,24 +234,6 @@ def _client_of(service: VirtualService, sender: IPAddress) -> str:
         return str(sender)
     length = service.netmask.removeprefix("/")
     return str(ip_network(f"{sender}/{length}", strict=False))
-
-
-def chi_squared(seen: Sequence[int], weights: Sequence[int]) -> float | None:
-    """How far counts are from shares by weight. None: fewer than 5 are expected somewhere, too few
-    for the test.
-    """
-    total, whole = sum(seen), sum(weights)
-    expected = [total * weight / whole for weight in weights]
-    if len(seen) < 2 or min(expected) < 5:
-        return None
-    return sum((n - e) ** 2 / e for n, e in zip(seen, expected, strict=True))
-
-
-def chi_squared_limit(freedom: int) -> float:
-    """What a true law exceeds once in 10,000 runs (Wilson and Hilferty's approximation)."""
-    quantile = 3.719  # of the normal distribution at 0.9999
-    part = 2 / (9 * freedom)
-    return float(freedom * (1 - part + quantile * math.sqrt(part)) ** 3)
 
 
 def _spread(live: Sequence[RealServer], counts: Mapping[str, int], shown: str) -> Law:

@@ -1,4 +1,4 @@
-"""Every scheduler of the kernel, held to its law by verify on real kernels."""
+"""The schedulers, each held to its law by verify on real kernels."""
 
 from __future__ import annotations
 

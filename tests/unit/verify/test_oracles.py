@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvsfab.model import IPAddress, RealServer, Scheduler, VirtualService
-from lvsfab.verify import oracles
+from lvsfab.verify import chi_squared, oracles
 from lvsfab.verify.oracles import Load, judge
 from lvsfab.verify.verdict import Status
 
@@ -254,4 +254,4 @@ def test_many_clients_of_dh_meet_one_server_all_together() -> None:
 def test_the_chi_squared_limit_is_the_tables() -> None:
     # 0.9999 quantiles: 15.14 for 1 degree of freedom, 18.42 for 2, 35.56 for 10
     for freedom, quantile in ((1, 15.14), (2, 18.42), (10, 35.56)):
-        assert oracles.chi_squared_limit(freedom) == pytest.approx(quantile, rel=0.08)
+        assert chi_squared.limit(freedom) == pytest.approx(quantile, rel=0.08)
