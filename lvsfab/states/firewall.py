@@ -37,7 +37,11 @@ class Firewall(Composite):
             return ()
         if cluster.service.vip.version == 6:
             raise InputError("the firewall is opened for IPv4 alone", key=self.kind)
-        return wanted(*_service(cluster.service), *_tunnel(cluster, context, found.dev))
+        states = [*_service(cluster.service), *_tunnel(cluster, context, found.dev)]
+        if cluster.keepalived is not None and context.host.name not in cluster.directors:
+            port = cluster.service.port or 80
+            states += _from_peers(f"tcp/{port}", context)  # its checks, of the server's own address
+        return wanted(*states)
 
 
 def _service(service: VirtualService) -> Iterator[LetIn]:
@@ -54,8 +58,12 @@ def _tunnel(cluster: Cluster, context: Context, dev: str) -> Iterator[LetIn]:
     if context.host.inner is not None:  # what the device sends, which knows no GUE
         words.add("gre" if cluster.tunnel == "gre" else "ipip")
         yield LetIn(allow="ping", dev=dev)
+    for word in sorted(words):
+        yield from _from_peers(word, context)
+
+
+def _from_peers(word: str, context: Context) -> Iterator[LetIn]:
     faces = (face for peer in peers(context) for face in peer.interfaces)
     outer = [str(a.ip) for face in faces for a in face.addresses if a.version == 4]
-    for word in sorted(words):
-        for first in range(0, len(outer), MOST_SOURCES):
-            yield LetIn(allow=word, sources=tuple(outer[first : first + MOST_SOURCES]))
+    for first in range(0, len(outer), MOST_SOURCES):
+        yield LetIn(allow=word, sources=tuple(outer[first : first + MOST_SOURCES]))

@@ -77,11 +77,12 @@ fw_nft_match() { # KEY: in nft's words
   *) printf 'meta l4proto %s' "$(fw_number "$f_word")" ;;
   esac
 }
-fw_nft_shut() { # KEY FAMILY TABLE CHAIN: does it drop something, and has no rule of ours?
+fw_nft_place() { # KEY FAMILY TABLE CHAIN: `ours` where a rule of ours is, `shut` where it drops
   f_rules=$(nft list chain "$2" "$3" "$4" 2>/dev/null)
-  case $f_rules in *"comment \"lvsfab $1\""*) return 1 ;; esac
-  case $f_rules in *'policy drop'* | *' drop'* | *reject* | *jump* | *goto*) return 0 ;; esac
-  return 1
+  case $f_rules in
+  *"comment \"lvsfab $1\""*) echo "ours nft/$2/$3/$4" ;;
+  *'policy drop'* | *' drop'* | *reject* | *jump* | *goto*) echo "shut nft/$2/$3/$4" ;;
+  esac
 }
 fw_legacy() { # 4|6 ARGUMENTS: iptables-legacy, where its table is in use
   case $1 in 4) f_tool=iptables f_names=ip ;; *) f_tool=ip6tables f_names=ip6 ;; esac
@@ -99,27 +100,26 @@ fw_legacy_rule() { # KEY: in iptables' words
   esac
   echo "${f_on:+-i $f_on }${f_from:+-s $f_from }${f_to:+-d $f_to }$f_rule -j ACCEPT"
 }
-fw_legacy_shut() { # KEY 4|6
-  f_rules=$(fw_legacy "$2" -S INPUT 2>/dev/null) || return 1
-  fw_legacy "$2" -C INPUT $(fw_legacy_rule "$1") 2>/dev/null && return 1
-  case $f_rules in *'-P INPUT DROP'* | *'-j '[!A]*) return 0 ;; esac
-  return 1
+fw_legacy_place() { # KEY 4|6
+  f_rules=$(fw_legacy "$2" -S INPUT 2>/dev/null) || return 0
+  if fw_legacy "$2" -C INPUT $(fw_legacy_rule "$1") 2>/dev/null; then
+    echo "ours iptables-legacy/$2"
+    return 0
+  fi
+  case $f_rules in *'-P INPUT DROP'* | *'-j '[!A]*) echo "shut iptables-legacy/$2" ;; esac
 }
-fw_shut() { # KEY: each place that shuts it out
+fw_places() { # KEY: each place that shuts it out, and each with a rule like ours
   if has firewall-cmd && firewall-cmd -q --state 2>/dev/null; then
-    fw_firewalld "$1" query || echo firewalld
+    if fw_firewalld "$1" query; then echo ours firewalld; else echo shut firewalld; fi
     return 0
   fi
   fw_nft_chains "$1" | while read -r f_family f_table f_chain; do
-    fw_nft_shut "$1" "$f_family" "$f_table" "$f_chain" && echo "nft/$f_family/$f_table/$f_chain"
+    fw_nft_place "$1" "$f_family" "$f_table" "$f_chain"
   done
-  for f_version in $(fw_versions "$1"); do
-    fw_legacy_shut "$1" "$f_version" && echo "iptables-legacy/$f_version"
-  done
-  return 0
+  for f_version in $(fw_versions "$1"); do fw_legacy_place "$1" "$f_version"; done
 }
 fw_open() { # KEY
-  for f_place in $(fw_shut "$1"); do
+  for f_place in $(fw_places "$1" | sed -n 's/^shut //p'); do
     case $f_place in
     firewalld) fw_firewalld "$1" add ;;
     iptables-legacy/*) fw_legacy "${f_place#*/}" -I INPUT 1 $(fw_legacy_rule "$1") ;;
@@ -149,15 +149,17 @@ fw_close() { # KEY: takes back what was opened
 
 class LetIn(State, frozen=True, kw_only=True):
     """`allow`: vrrp, ipip, gre, ping, tcp, udp, tcp/PORT or udp/PORT; from everywhere, or only from
-    `sources`, to the address `to`, by the device `dev`. `shut` is only ever read: the places that
-    do not let it in.
+    `sources`, to the address `to`, by the device `dev`. Only ever read: `shut`, the places that do
+    not let it in; `ours`, those with a rule for it. A firewall that somebody took away since needs
+    no undo.
     """
 
     kind: ClassVar[str] = "let_in"
-    read_only: ClassVar[frozenset[str]] = frozenset({"shut"})
+    read_only: ClassVar[frozenset[str]] = frozenset({"shut", "ours"})
     reader: ClassVar[str] = """
   echo read
-  fw_shut "$1"
+  fw_places "$1"
+  return 0
 """
 
     allow: str
@@ -165,6 +167,7 @@ class LetIn(State, frozen=True, kw_only=True):
     to: str = ""
     dev: str = ""
     shut: tuple[str, ...] = ()
+    ours: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         match = _ALLOW.fullmatch(self.allow)
@@ -193,24 +196,26 @@ class LetIn(State, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, key: str, output: str) -> Self | None:
-        first, *places = output.split() or [""]
+        first, *places = output.splitlines() or [""]
         if first != "read":
             return None
         allow, *parts = key.split(";")
-        said = dict(part.split("=", 1) for part in parts)
+        said = dict(part.partition("=")[::2] for part in parts)
+        found = [line.partition(" ")[::2] for line in places]
         return cls(
             allow=allow,
             sources=tuple(said["from"].split(",")) if "from" in said else (),
             to=said.get("to", ""),
             dev=said.get("on", ""),
-            shut=tuple(places),
+            shut=tuple(place for word, place in found if word == "shut"),
+            ours=tuple(place for word, place in found if word == "ours"),
         )
 
     def changes(self, have: Self | None) -> tuple[Change, ...]:
-        was = have.shut if have is not None else ()
-        if bool(was) == bool(self.shut):
-            return ()
-        return (Change("let in", _told(was), _told(self.shut)),)
+        shut, ours = (have.shut, have.ours) if have is not None else ((), ())
+        if self.shut:  # an undo
+            return (Change("let in", "yes", _told(self.shut)),) if ours else ()
+        return (Change("let in", _told(shut), "yes"),) if shut else ()
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:
@@ -221,4 +226,4 @@ class LetIn(State, frozen=True, kw_only=True):
 
 
 def _told(places: tuple[str, ...]) -> str:
-    return f"not by {', '.join(places)}" if places else "yes"
+    return f"not by {', '.join(places)}"

@@ -16,6 +16,7 @@ from lvsfab.states.let_in import LetIn
 from tests.unit.states.state_helpers import journalled, said
 
 OPEN = LetIn(allow="vrrp")
+OURS = LetIn(allow="vrrp", ours=("nft/ip/filter/INPUT",))
 SHUT = LetIn(allow="vrrp", shut=("nft/ip/filter/INPUT",))
 TUNNEL = LetIn(allow="ipip", sources=("203.0.113.10", "192.168.1.10"))
 
@@ -96,7 +97,8 @@ def on_host(tmp_path: Path) -> Callable[..., list[str]]:
 
 def test_open_already_shut_and_not_readable() -> None:
     assert LetIn.parse("vrrp", "read\n") == OPEN
-    assert LetIn.parse("vrrp", "read\nnft/ip/filter/INPUT\n") == SHUT
+    assert LetIn.parse("vrrp", "read\nshut nft/ip/filter/INPUT\n") == SHUT
+    assert LetIn.parse("vrrp", "read\nours nft/ip/filter/INPUT\n") == OURS
     assert LetIn.parse("vrrp", "") is None
     assert journalled(SHUT) == SHUT
 
@@ -118,7 +120,10 @@ def test_the_key_says_all_of_it(state: LetIn) -> None:
 def test_only_what_is_shut_is_opened_and_the_undo_shuts_it() -> None:
     assert said(OPEN, OPEN, LetIn, "vrrp") == []
     assert said(SHUT, OPEN, LetIn, "vrrp") == ["fw_open vrrp"]
-    assert said(OPEN, SHUT, LetIn, "vrrp") == ["fw_close vrrp"]
+    assert said(OURS, OPEN, LetIn, "vrrp") == []
+    assert said(OURS, SHUT, LetIn, "vrrp") == ["fw_close vrrp"]
+    # somebody has stopped the firewall since: there is nothing of ours in it
+    assert said(OPEN, SHUT, LetIn, "vrrp") == []
     (change,) = OPEN.changes(SHUT)
     assert (change.have, change.want) == ("not by nft/ip/filter/INPUT", "yes")
 
@@ -127,13 +132,13 @@ def test_only_a_chain_that_drops_is_opened_at_its_head_and_by_a_mark(
     on_host: Callable[..., list[str]],
 ) -> None:
     key = TUNNEL.key
-    assert on_host(f"read_let_in '{key}'") == ["read", "nft/inet/mine/in"]
+    assert on_host(f"read_let_in '{key}'") == ["read", "shut nft/inet/mine/in"]
     mark = f'comment "lvsfab {key}"'
     rule = f"ip saddr {{ 203.0.113.10,192.168.1.10 }} ip protocol 4 accept {mark}"
     assert on_host(f"fw_open '{key}'") == [f"nft insert rule inet mine in {rule}"]
     # with that rule there nothing is left to do; it alone goes again
     ours = f"tcp dport 22 accept # handle 4\n{rule} # handle 7\ntcp dport 9 drop # handle 8"
-    assert on_host(f"read_let_in '{key}'", RULES=ours) == ["read"]
+    assert on_host(f"read_let_in '{key}'", RULES=ours) == ["read", "ours nft/inet/mine/in"]
     assert on_host(f"fw_close '{key}'", RULES=ours) == ["nft delete rule inet mine in handle 7"]
     assert on_host("fw_close ipip", RULES=ours) == []
 
@@ -172,17 +177,21 @@ def test_ipv6_is_let_in_where_an_address_is_ipv6_or_none_is_named(
 ) -> None:
     six = LetIn(allow="vrrp", to="ff02::12")
     places = on_host(f"read_let_in '{six.key}'", LEGACY="yes")[1:]
-    assert places == ["nft/inet/mine/in", "nft/ip6/six/INPUT", "iptables-legacy/6"]
+    assert places == [
+        "shut nft/inet/mine/in",
+        "shut nft/ip6/six/INPUT",
+        "shut iptables-legacy/6",
+    ]
     assert "ip6 daddr ff02::12 meta l4proto 112 accept" in on_host(f"fw_open '{six.key}'")[1]
     places = on_host("read_let_in vrrp", LEGACY="yes")[1:]
-    assert places[-2:] == ["iptables-legacy/4", "iptables-legacy/6"]
+    assert places[-2:] == ["shut iptables-legacy/4", "shut iptables-legacy/6"]
 
 
 def test_firewalld_is_told_at_run_time(
     on_host: Callable[..., list[str]],
 ) -> None:
     key = TUNNEL.key
-    assert on_host(f"read_let_in '{key}'", NO_FIREWALLD="0") == ["read", "firewalld"]
+    assert on_host(f"read_let_in '{key}'", NO_FIREWALLD="0") == ["read", "shut firewalld"]
     rule = 'rule family="ipv4" source address="{}" protocol value="4" accept'
     for verb, function in (("add", "fw_open"), ("remove", "fw_close")):
         assert on_host(f"{function} '{key}'", NO_FIREWALLD="0") == [
