@@ -1,5 +1,5 @@
 """The tunnel monitor: a daemon on a real server that sees its end of the tunnel dead (the device
-gone or down, an address lost, the director not answering inside it) and restores it.
+gone or down, an address lost, no director answering inside it) and restores it.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def program(dev: str, addresses: list[Address], routes: list[Route]) -> str:
         f"{{ echo '{a.address} is not on {dev}'; return 0; }}"
         for a in addresses
     )
-    silent = "\n".join(
-        f"  ping -n -q -c 2 -i 0.5 -W 1 -I {r.src} {peer} >/dev/null 2>&1 || "
-        f"{{ echo 'no answer from {peer}'; return 0; }}"
-        for r in routes
-        for peer in [shlex.quote(r.to.partition("/")[0])]
+    peers = [r.to.partition("/")[0] for r in routes]
+    asked = "\n".join(
+        f"  ping -n -q -c 2 -i 0.5 -W 1 -I {r.src} {shlex.quote(peer)} >/dev/null 2>&1 && return 1"
+        for r, peer in zip(routes, peers, strict=True)
     )
+    silent = f"{asked}\n  echo 'no answer from {', '.join(peers)}'" if routes else "  return 1"
     mend = "\n".join(f"  {each.script()}" for each in make)
     return f"""\
 #!/bin/sh
@@ -74,9 +74,8 @@ broken() {{
 {lost}
   return 1
 }}
-silent() {{
-{silent or "  :"}
-  return 1
+silent() {{ # of several directors one is enough: another may be down
+{silent}
 }}
 mend() {{ # what is there already says so, and stays
   modprobe {MODULES[dev]}
