@@ -256,6 +256,14 @@ def engine() -> Iterator[docker_engine.Engine]:
         subprocess.run([script, "stop", said["LVSFAB_ENGINE"]], check=True, timeout=120)
 
 
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """For tests with labs of their own."""
+    if request.param == "docker":
+        request.getfixturevalue("engine")
+    return str(request.param)
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
 def lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
