@@ -79,7 +79,7 @@ def main(listed: str, *paths: str) -> int:
     bad, missing = ([r for r in found if r.outcome == word] for word in ("FAILED", "not run"))
     ended = sum(r.tried for r in held if "interruption" in r.where or "killed" in r.fault)
     figures = (
-        f"\n{len(held)} held, {len(bad)} failed, {len(missing)} not run; "
+        f"\n{len(held)} held, {len(bad)} failed, {len(missing)} not run. Of what held: "
         f"runs ended in the middle: {ended}; "
         f"hostile inputs: {sum(r.tried for r in held if 'hostile' in r.where)}; "
         f"cycles: {sum(r.tried for r in held if 'soak' in r.where)}; "
