@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ import pytest
 from lvsfab import inventory
 from lvsfab.errors import LabError
 from lvsfab.labs import docker_engine
-from tests.e2e.snapshot import SCRIPT, differences
+from tests.e2e.snapshot import LOOK, Picture, completed, differences
 
 ROOT = Path(__file__).parent.parent.parent
 LVSFAB = Path(sys.executable).parent / "lvsfab"
@@ -143,7 +143,7 @@ class LabUnderTest:
 
     path: Path
     backend: str
-    pristine: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    pristine: Picture = field(default_factory=dict)
     is_down: bool = False  # known to be: a `down` was good, and nothing came after it
 
     def cli(self, *argv: str, code: int | None = 0, timeout: float = 300) -> Done:
@@ -182,10 +182,12 @@ class LabUnderTest:
 
         return finished
 
-    def snapshot(self) -> Mapping[str, Mapping[str, str]]:
+    def snapshot(self) -> Picture:
         """Everything that a run could leave behind, host by host, section by section."""
-        done = self.cli("run", "*", "--json", "--timeout", "120", "--", "sh", "-c", SCRIPT)
-        return {d["host"]: _sections(d["output"]) for d in done.documents() if "output" in d}
+        how = "part" if self.pristine else "whole"
+        done = self.cli("run", "*", "--json", "--timeout", "120", "--", "perl", "-e", LOOK, how)
+        found = {d["host"]: _sections(d["output"]) for d in done.documents() if "output" in d}
+        return completed(self.pristine, found)
 
     def left_nothing(self) -> None:
         """The hosts are as they were when the lab came up."""

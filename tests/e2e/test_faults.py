@@ -1,4 +1,6 @@
-"""One thing broken by hand: verify fails, for the right reason, and names the host."""
+"""One thing broken by hand: verify fails, for the right reason, and names the host. `up` mends it,
+and the next test goes on from there: in another mode, or in the same one.
+"""
 
 from __future__ import annotations
 
@@ -19,56 +21,61 @@ def cause(lab: LabUnderTest) -> dict[str, Any]:
     return found
 
 
-def test_dr_with_a_server_that_answers_arp_for_the_vip(clean: LabUnderTest) -> None:
-    clean.cli("up", "dr", "--no-verify")
-    clean.sh("rs2", "sysctl -w net.ipv4.conf.all.arp_ignore=0")
-    found = cause(clean)
+def test_nat_with_a_gateway_that_is_not_the_director(lab: LabUnderTest) -> None:
+    lab.cli("up", "nat", "--no-verify")
+    lab.sh("rs2", "ip route replace default via 192.168.10.254")
+    found = cause(lab)
     assert found["blamed"] == ["rs2"]
-    assert "rs2" in found["fact"]
-
-    steps = clean.cli("plan", "dr", "--json", code=2).json["hosts"]
-    changed = {host: [s["key"] for s in found] for host, found in steps.items() if found}
-    assert changed == {"rs2": ["net.ipv4.conf.all.arp_ignore"]}
-    clean.mended("dr")
-
-
-def test_tun_with_a_strict_reverse_path_check(clean: LabUnderTest) -> None:
-    clean.cli("up", "tun", "--no-verify")
-    clean.sh("rs1", "sysctl -w net.ipv4.conf.tunl0.rp_filter=1")
-    found = cause(clean)
-    assert found["blamed"] == ["rs1"]
-    assert "rp_filter" in found["fact"]
-    clean.mended("tun")
-
-
-def test_nat_with_a_gateway_that_is_not_the_director(clean: LabUnderTest) -> None:
-    clean.cli("up", "nat", "--no-verify")
-    clean.sh("rs2", "ip route replace default via 192.168.10.254")
-    found = cause(clean)
-    assert found["blamed"] == ["rs2"]
-    clean.mended("nat")
+    lab.mended("nat")
 
 
 @pytest.mark.parametrize(
     ("mode", "host", "damage", "told"),
     [
-        ("tun", "rs3", "ip addr del 192.168.10.100/32 dev tunl0", "192.168.10.100"),
-        ("tun", "rs2", "ip link set tunl0 down", "tunl0"),
         ("nat", "director", "sysctl -w net.ipv4.ip_forward=0", "ip_forward"),
         ("dr", "director", "ip addr del 192.168.10.100/32 dev eth1", "192.168.10.100"),
         ("dr", "director", "ipvsadm -d -t 192.168.10.100:80 -r 192.168.10.2:80", "192.168.10.2"),
         ("dr", "rs1", "kill $(cat /run/lvsfab/testpage-80/pid)", "80"),
+        ("tun", "rs3", "ip addr del 192.168.10.100/32 dev tunl0", "192.168.10.100"),
+        ("tun", "rs2", "ip link set tunl0 down", "tunl0"),
     ],
 )
 def test_other_damage_is_named_too(
-    clean: LabUnderTest, mode: str, host: str, damage: str, told: str
+    lab: LabUnderTest, mode: str, host: str, damage: str, told: str
 ) -> None:
-    clean.cli("up", mode, "--no-verify")
-    clean.sh(host, damage)
-    found = cause(clean)
+    lab.cli("up", mode, "--no-verify")
+    lab.sh(host, damage)
+    found = cause(lab)
     assert found["blamed"] == [host]
     assert told in found["fact"] + found["title"]
-    clean.mended(mode)
+    lab.mended(mode)
+
+
+def test_tun_with_a_strict_reverse_path_check(lab: LabUnderTest) -> None:
+    lab.cli("up", "tun", "--no-verify")
+    lab.sh("rs1", "sysctl -w net.ipv4.conf.tunl0.rp_filter=1")
+    found = cause(lab)
+    assert found["blamed"] == ["rs1"]
+    assert "rp_filter" in found["fact"]
+    lab.mended("tun")
+
+
+def test_dr_with_a_server_that_answers_arp_for_the_vip(lab: LabUnderTest) -> None:
+    lab.cli("up", "dr", "--no-verify")
+    lab.sh("rs2", "sysctl -w net.ipv4.conf.all.arp_ignore=0")
+    found = cause(lab)
+    assert found["blamed"] == ["rs2"]
+    assert "rs2" in found["fact"]
+
+    steps = lab.cli("plan", "dr", "--json", code=2).json["hosts"]
+    changed = {host: [s["key"] for s in found] for host, found in steps.items() if found}
+    assert changed == {"rs2": ["net.ipv4.conf.all.arp_ignore"]}
+    lab.mended("dr")
+
+
+def test_nothing_of_all_this_is_left(clean: LabUnderTest) -> None:
+    clean.cli("down")
+    clean.left_nothing()
 
 
 def test_a_host_that_does_not_answer_stops_the_run_before_anything(clean: LabUnderTest) -> None:

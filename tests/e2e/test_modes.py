@@ -11,9 +11,9 @@ from tests.e2e.conftest import LabUnderTest
 
 pytestmark = pytest.mark.lab
 MODES = ("nat", "dr", "tun")
-# A connection of 24 s: 384 KiB at 16 KiB a second.
-SLOW = "curl -s -r 0-393215 -o /dev/null -w '%{http_code} %{size_download} %{exitcode}\n'"
-WHOLE = "206 393216 0"
+# A connection of 12 s: 192 KiB at 16 KiB a second.
+SLOW = "curl -s -r 0-196607 -o /dev/null -w '%{http_code} %{size_download} %{exitcode}\n'"
+WHOLE = "206 196608 0"
 
 
 def rules(lab: LabUnderTest) -> str:
