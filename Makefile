@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.stamp
 MODE   ?= tun
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit hard e2e e2e-all faults faults-table fuzz soak load bench bench-executor kernel wheel clean
+.PHONY: help setup demo test lint unit hard e2e faults faults-table fuzz soak load bench bench-executor kernel wheel clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,20 +47,8 @@ hard: setup ## hostile input and hosts (15,000 cases), a death at each step of a
 
 # Over both labs, side by side. Where no Docker engine answers, root on Debian or Ubuntu gets one for
 # the time of the tests; else the last lines say that this half was not run, and how to have it.
-# `make test` has the files of BOTH over both labs and those of ONE over the rootless lab.
-BOTH := docker docker_lvs keepalived lab prebuilt ssh tutorials wheel via_dask capture modes
-ONE  := executor faults interruption load lockout
-
-e2e: setup kernel ## the tests on real kernels that `make test` has; ONLY="modes faults" chooses files
-	PYTHON=$(BIN)/python .ci/e2e --durations=15 \
-	  $(or $(ONLY:%=tests/e2e/test_%.py),$(BOTH:%=tests/e2e/test_%.py))
-ifndef ONLY
-	LVSFAB_TEST_BACKENDS=rootless $(BIN)/python -m pytest --durations=15 \
-	  $(ONE:%=tests/e2e/test_%.py)
-endif
-
-e2e-all: setup kernel ## all tests on real kernels over both labs: an hour
-	PYTHON=$(BIN)/python .ci/e2e --durations=15 tests/e2e
+e2e: setup kernel ## the tests on real kernels; ONLY="modes faults" chooses files
+	PYTHON=$(BIN)/python .ci/e2e --durations=25 $(or $(ONLY:%=tests/e2e/test_%.py),tests/e2e)
 
 FAULTS := $(addprefix tests/unit/test_, $(addsuffix .py, interruption deadman conflicts wire partial \
     full_disk lock hostile)) \

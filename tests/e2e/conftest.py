@@ -25,6 +25,7 @@ import pytest
 from lvsfab import inventory
 from lvsfab.errors import LabError
 from lvsfab.labs import docker_engine
+from tests.e2e.machine import traces
 from tests.e2e.snapshot import LOOK, Picture, completed, differences
 
 ROOT = Path(__file__).parent.parent.parent
@@ -245,6 +246,7 @@ def engine() -> Iterator[docker_engine.Engine]:
             yield found
         return
     script = str(ROOT / ".ci/docker")
+    before = traces()
     started = subprocess.run(
         [script, "start"], stdout=subprocess.PIPE, text=True, check=True, timeout=600
     )
@@ -256,6 +258,7 @@ def engine() -> Iterator[docker_engine.Engine]:
     finally:
         del os.environ["DOCKER_HOST"]
         subprocess.run([script, "stop", said["LVSFAB_ENGINE"]], check=True, timeout=120)
+    assert traces() == before  # the machine is as it was
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
