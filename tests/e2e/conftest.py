@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -178,7 +179,13 @@ class LabUnderTest:
 
         def finished() -> str:
             if not output:
-                output.append(process.communicate(timeout=120)[0])
+                assert process.stdout is not None
+                late = Timer(120, process.kill)
+                late.start()
+                # not communicate(): it would lose what came together with the first line
+                output.append(process.stdout.read())
+                late.cancel()
+                assert process.wait() >= 0, "it did not end within 120 s"
             return output[0]
 
         return finished
