@@ -183,9 +183,10 @@ class LabUnderTest:
                 late = Timer(120, process.kill)
                 late.start()
                 # not communicate(): it would lose what came together with the first line
-                output.append(process.stdout.read())
+                with process:
+                    output.append(process.stdout.read())
                 late.cancel()
-                assert process.wait() >= 0, "it did not end within 120 s"
+                assert process.returncode >= 0, "it did not end within 120 s"
             return output[0]
 
         return finished
