@@ -61,6 +61,13 @@ def backends() -> list[str]:
 BACKENDS = backends()
 TROUBLE: list[str] = []  # what went wrong and was gone on with: the run's last lines tell it
 HOSTS = ("client", "router", "director", "rs1", "rs2", "rs3")  # of inventory/lab.yml
+# What waits in the kernel and goes on waiting, and where: addresses are those of the built kernel.
+STUCK = r"""
+waiting() { ps -eo stat,pid,args --no-headers | grep '^D' | sed 's/^[^ ]* *//' | sort; }
+waiting >/dev/shm/stuck; sleep 2; waiting | grep -xF -f /dev/shm/stuck | while read -r pid args; do
+  echo "stuck: $args"; cat "/proc/$pid/stack"; dmesg | tail -5
+done; rm /dev/shm/stuck
+"""
 WITHOUT_DOCKER = (
     "no Docker engine answers, and only root can start one: sudo apt-get install docker.io && "
     "sudo systemctl start docker; then: make e2e"
@@ -153,7 +160,13 @@ class LabUnderTest:
         split = argv.index("--") if "--" in argv else len(argv)
         words = [*argv[:split], "-i", str(self.path), *argv[split:]]
         self.is_down = self.is_down and argv[0] in ("plan", "run", "lab")
-        done = cli(*words, code=code, timeout=timeout)
+        try:
+            done = cli(*words, code=code, timeout=timeout)
+        except AssertionError as error:
+            if argv[0] in ("up", "down", "run"):
+                at = ("-i", str(self.path), "--timeout", "20", "--shell", STUCK)
+                error.add_note(f"stuck on the hosts:\n{cli('run', '*', *at, code=None).out}")
+            raise
         self.is_down = self.is_down or (argv[0] == "down" and done.code == 0)
         return done
 
