@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_address, ip_interface
 from pathlib import Path
@@ -135,9 +136,10 @@ def kernel_of(lab: RootlessLab, host: str) -> int:
     """The process outside that is the kernel of `host` (its uml_dir has its mconsole)."""
     number = list(lab._inventory.hosts).index(host)
     for pid in inside(pid_namespace(keeper(lab).pid)):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if any(f"ifname=h{number}v0,".encode() in word for word in words):
-            return pid
+        with suppress(OSError):  # a host's program that has ended since
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(f"ifname=h{number}v0,".encode() in word for word in words):
+                return pid
     raise AssertionError(f"no kernel of {host}")
 
 
