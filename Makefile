@@ -47,13 +47,9 @@ hard: setup ## hostile input and hosts (15,000 cases), a death at each step of a
 
 # Over both labs, side by side. Where no Docker engine answers, root on Debian or Ubuntu gets one for
 # the time of the tests; else the last lines say that this half was not run, and how to have it.
-# Not among them: test_soak (`make soak`), while a change from TUN to DR under load can leave IPVS with
-# a TUN connection's route to a real server, by which DR's packets find nobody.
-SOAK_FAILS := --ignore=tests/e2e/test_soak.py
-
 e2e: setup kernel ## the tests on real kernels; ONLY="modes faults" chooses files
 	PYTHON=$(BIN)/python .ci/e2e --durations=25 \
-	  $(or $(ONLY:%=tests/e2e/test_%.py),tests/e2e $(SOAK_FAILS))
+	  $(or $(ONLY:%=tests/e2e/test_%.py),tests/e2e)
 
 FAULTS := $(addprefix tests/unit/test_, $(addsuffix .py, interruption deadman conflicts wire partial \
     full_disk lock hostile)) \

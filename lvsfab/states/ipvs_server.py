@@ -24,6 +24,7 @@ from lvsfab.states.ipvs import (
     thresholds,
 )
 
+_SETTLE = "0.5"  # s: above the 0.2 s after which TCP sends again what was not acknowledged
 _OPTION = {method: option for option, method in METHODS.items()}
 _CHECKSUM = {"--tun-nocsum": "no", "--tun-csum": "yes", "--tun-remcsum": "remote"}
 _CHECKSUM_OPTION = {word: option for option, word in _CHECKSUM.items()}
@@ -141,10 +142,17 @@ class RealServerState(State, frozen=True, kw_only=True):
         where = (*service_words(service), "-r", server)
         if want is None:
             return (command("ipvsadm", "-d", *where),)
-        argv = ["ipvsadm", "-a" if have is None else "-e", *where, _OPTION[want.method]]
+        moved = have is not None and have.method != want.method
+        verb = "-e" if have is not None and not moved else "-a"
+        argv = ["ipvsadm", verb, *where, _OPTION[want.method]]
         argv += ["-w", str(want.weight), "-x", str(want.upper), "-y", str(want.lower)]
         if want.method == ForwardingMethod.TUN:
             argv += ["--tun-type", want.tun_type]
             argv += ["--tun-port", str(want.tun_port)] if want.tun_type == "gue" else []
             argv += [_CHECKSUM_OPTION[want.tun_checksum]] if want.tun_type != "ipip" else []
-        return (command(*argv),)
+        if not moved:
+            return (command(*argv),)
+        # A connection keeps the method it began with, and all share the kernel's one cached route
+        # to the server: found for TUN it has no next hop, and DR then asks ARP for the VIP. So
+        # those that are busy end first, while the server is away (expire_nodest_conn).
+        return (command("ipvsadm", "-d", *where), command("sleep", _SETTLE), command(*argv))

@@ -49,10 +49,17 @@ def test_plan_says_what_up_will_do_and_does_nothing(clean: LabUnderTest) -> None
     assert events[-1]["changes"] == planned["changes"] == len(said)
 
 
+BUSY = "curl -s -m 30 http://192.168.10.100/slow </dev/null >/dev/null 2>&1 &"
+
+
 def test_one_mode_after_another(clean: LabUnderTest) -> None:
     forms = {"tun": " -i ", "dr": " -g ", "nat": " -m "}
     for mode in ("tun", "dr", "nat", "tun"):
+        if mode == "dr":  # connections of the former mode are busy while the mode changes
+            clean.sh("client", 3 * BUSY)
         clean.cli("up", mode, "--no-verify")
+        # DR by the route that a connection of TUN found asks ARP for the VIP, and nobody answers
+        assert clean.sh("director", "ip neigh show to 192.168.10.100") == ""
         table = rules(clean)
         assert forms[mode] in table
         assert not [flag for other, flag in forms.items() if other != mode and flag in table]

@@ -115,6 +115,17 @@ def test_server_states_every_field_on_an_edit() -> None:
     assert said(have, None, RealServerState, key) == ["ipvsadm -d -t 10.1.1.10:80 -r 10.1.1.1:8080"]
 
 
+def test_a_server_of_another_method_is_away_while_its_connections_end() -> None:
+    have = RealServerState(service=SERVICE, address="10.1.1.9", method=TUN)
+    want = RealServerState(service=SERVICE, address="10.1.1.9", method=DR)
+    at = "-t 10.1.1.10:80 -r 10.1.1.9:80"
+    assert said(have, want, RealServerState, have.key) == [
+        f"ipvsadm -d {at}",
+        "sleep 0.5",
+        f"ipvsadm -a {at} -g -w 1 -x 0 -y 0",
+    ]
+
+
 def test_server_weight_zero_is_a_value() -> None:
     want = RealServerState(service=SERVICE, address="10.1.1.9", method=DR, weight=0)
     assert {c.field: c.want for c in changes(want, None)} == {"method": "dr", "weight": "0"}
