@@ -30,6 +30,9 @@ NEEDS = {
 }
 _COMPILE_TIME = 3600.0  # seconds; about 3 min on two idle cores
 
+_EVENTS = "arch/um/os-Linux/irq.c"
+_MANY = re.compile(r"^(#define MAX_EPOLL_EVENTS )64\n", re.MULTILINE)
+
 # Not unpacked: what no UML build reads. Kconfig and Makefiles stay, for the whole tree is parsed.
 _LEFT_OUT = (
     "Documentation/*.rst",
@@ -61,6 +64,18 @@ def unpack(deb: Path, directory: Path, progress: Progress, log: Path) -> Path:
     tools.run([*argv, "-xf", str(found[0])], timeout=900, log=log)
     found[0].unlink()
     return directory / found[0].name.removesuffix(".tar.xz")
+
+
+def mend(source: Path, progress: Progress) -> None:
+    """One interrupt at a time. User-Mode Linux takes up to 64 events of an edge-triggered epoll
+    into one static array. An interrupt within the first one's softirqs fills that array anew, and
+    the events behind the first are lost: a disk's request, an interface's packets wait for ever.
+    """
+    file = source / _EVENTS
+    text = file.read_text()
+    if _MANY.search(text) is None:
+        progress(f"{_EVENTS} is another than expected: left as it is")
+    file.write_text(_MANY.sub(r"\g<1>1\n", text))
 
 
 def configure(source: Path, fragment: str, progress: Progress, log: Path) -> None:

@@ -1,6 +1,4 @@
-"""Tutorials 3 and 5, and 4 under two directors, on real kernels: keepalived checks real servers,
-and directors take over.
-"""
+"""Tutorials 3 and 5 on real kernels: keepalived checks real servers, and directors take over."""
 
 from __future__ import annotations
 
@@ -9,14 +7,13 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import LVSFAB, ROOT, LabUnderTest
 from tests.e2e.test_interruption import killed
-from tests.e2e.test_tutorials import GUARD, alternates, reboot, system, tries
+from tests.e2e.test_tutorials import alternates, reboot, system, tries
 
 pytestmark = pytest.mark.lab
 VIP, GATEWAY = "203.0.113.100", "10.71.12.1"
@@ -207,35 +204,3 @@ def test_3_the_firewall_lets_vrrp_through(nat: LabUnderTest) -> None:
     assert "policy drop" in rules
     assert "lvsfab" not in rules
     reboot(nat, "lb1", "lb2")
-
-
-DIRECTOR2 = """\
-  director2:
-    roles: [director]
-    inner: 10.0.0.4/24
-    interfaces:
-      eth0: {network: public, addresses: [203.0.113.12/24]}
-      eth1: {network: office, addresses: [192.168.1.12/24]}
-    gateways: [203.0.113.1]
-  rs1:
-"""
-
-
-def test_4_under_two_directors(backend: str, tmp_path: Path) -> None:
-    """Servers know both: firewalls let in either's tunnel and checks, inside it both answer."""
-    directors, vip = ("director", "director2"), "203.0.113.100"
-    guarded, second = "role:director or role:real_server", {"  rs1:\n": DIRECTOR2}
-    with system("4-tun-across-networks", backend, tmp_path, guarded=guarded, **second) as lab:
-        sets = {**QUICK, "balancer": "keepalived", "firewall": "yes"}
-        up(lab, "tun", sets)
-        (active,) = holders(lab, vip, directors)
-        (other,) = {*directors} - {active}
-        lab.sh("rs2", "ping -c 1 -W 2 10.0.0.1 && ping -c 1 -W 2 10.0.0.4")
-
-        lab.cli("lab", "reboot", active)  # its power is cut, and it comes back with nothing
-        failed = lab.cli("verify", "--json", code=3).json
-        assert [c["id"] for c in failed["checks"] if c["status"] == "fail"] == ["directors"]
-        assert holders(lab, vip, directors) == [other]
-        lab.sh(active, GUARD)
-        up(lab, "tun", sets)
-        assert holders(lab, vip, directors) == [other]

@@ -130,3 +130,15 @@ def test_the_fragment_says_each_thing_once_and_has_what_the_lab_needs() -> None:
     assert all(line.startswith("CONFIG_") and line[-2:] in ("=y", "=m") for line in lines)
     needed = [name for name in kernel.NEEDED if name.startswith("CONFIG_")]
     assert {f"{name}=y" for name in needed} <= set(lines)
+
+
+def test_interrupts_are_taken_one_at_a_time(tmp_path: Path) -> None:
+    file = tmp_path / "arch/um/os-Linux/irq.c"
+    file.parent.mkdir(parents=True)
+    said: list[str] = []
+    file.write_text("x\n#define MAX_EPOLL_EVENTS 64\ny\n")
+    kernel_source.mend(tmp_path, said.append)
+    assert file.read_text() == "x\n#define MAX_EPOLL_EVENTS 1\ny\n"
+    assert said == []
+    kernel_source.mend(tmp_path, said.append)
+    assert "left as it is" in said[0]
