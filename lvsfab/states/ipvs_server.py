@@ -155,4 +155,5 @@ class RealServerState(State, frozen=True, kw_only=True):
         # A connection keeps the method it began with, and all share the kernel's one cached route
         # to the server: found for TUN it has no next hop, and DR then asks ARP for the VIP. So
         # those that are busy end first, while the server is away (expire_nodest_conn).
-        return (command("ipvsadm", "-d", *where), command("sleep", _SETTLE), command(*argv))
+        settle = command("nap", _SETTLE, shown=f"sleep {_SETTLE}")
+        return (command("ipvsadm", "-d", *where), settle, command(*argv))

@@ -121,7 +121,7 @@ def test_a_server_of_another_method_is_away_while_its_connections_end() -> None:
     at = "-t 10.1.1.10:80 -r 10.1.1.9:80"
     assert said(have, want, RealServerState, have.key) == [
         f"ipvsadm -d {at}",
-        "sleep 0.5",
+        "nap 0.5",
         f"ipvsadm -a {at} -g -w 1 -x 0 -y 0",
     ]
 
