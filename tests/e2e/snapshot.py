@@ -130,7 +130,7 @@ def _completed(whole: Mapping[str, str], part: Mapping[str, str]) -> Mapping[str
     own = {name: text for name, text in part.items() if name != "looked"}
     own["files"] = _sorted(files, part["files"])
     own["contents"] = _sorted(contents, part["contents"])
-    return {**whole, **own}
+    return {"packages": whole["packages"], **own}
 
 
 def _sorted(lines: list[str], text: str) -> str:
@@ -146,9 +146,12 @@ def _folder(path: str) -> str:
 
 
 def differences(before: Picture, after: Picture) -> list[str]:
-    """One line for each difference, with host and section; a host that is missing is one too."""
+    """One line for each difference, with host and section; what is missing whole is one too."""
     found = [f"{host}: missing" for host in before if host not in after]
     for host, sections in after.items():
+        found += [
+            f"{host} {name}: missing" for name in before.get(host, {}) if name not in sections
+        ]
         for section, text in sections.items():
             was = before.get(host, {}).get(section, "")
             found += [

@@ -49,3 +49,9 @@ def test_what_is_new_changed_or_gone_where_was_looked_is_told() -> None:
 def test_a_whole_picture_is_left_as_it_is_and_a_host_that_is_missing_is_told() -> None:
     assert completed({}, {"rs1": FIRST}) == {"rs1": FIRST}
     assert differences({"rs1": FIRST}, {}) == ["rs1: missing"]
+
+
+def test_a_section_that_is_missing_is_told() -> None:
+    part = {name: text for name, text in UNTOUCHED.items() if name != "modules"}
+    whole = completed({"rs1": FIRST}, {"rs1": part})
+    assert differences({"rs1": sorted_first()}, whole) == ["rs1 modules: missing"]
