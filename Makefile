@@ -36,19 +36,23 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# What tests leave for the table of faults: JUnit's XML.
+RESULTS := .results
+junit    = -o junit_family=xunit1 --junitxml=$(RESULTS)/$(1).xml
+
 unit: setup ## the pure tests, in seconds
-	$(BIN)/python -m pytest -n 2 tests/unit $(HARD:%=--ignore=%)
+	$(BIN)/python -m pytest -n 2 tests/unit $(HARD:%=--ignore=%) $(call junit,unit)
 
 HOSTILE := tests/unit/test_hostile.py
 HARD    := $(HOSTILE) tests/unit/test_interruption.py
 
 hard: setup ## hostile input and hosts (15,000 cases), a death at each step of a run: a minute or two
-	$(BIN)/python -m pytest -n 2 $(HARD)
+	$(BIN)/python -m pytest -n 2 $(HARD) $(call junit,hard)
 
 # Over both labs, side by side. Where no Docker engine answers, root on Debian or Ubuntu gets one for
 # the time of the tests; else the last lines say that this half was not run, and how to have it.
 e2e: setup kernel ## the tests on real kernels; ONLY="modes faults" chooses files
-	PYTHON=$(BIN)/python .ci/e2e --durations=25 \
+	PYTHON=$(BIN)/python RESULTS=$(RESULTS) .ci/e2e --durations=25 \
 	  $(or $(ONLY:%=tests/e2e/test_%.py),tests/e2e)
 
 FAULTS := $(addprefix tests/unit/test_, $(addsuffix .py, interruption deadman conflicts wire partial \
@@ -57,12 +61,14 @@ FAULTS := $(addprefix tests/unit/test_, $(addsuffix .py, interruption deadman co
   tests/e2e/test_keepalived.py::test_3_lvsfab_killed_every_few_steps
 
 faults: setup kernel ## every fault that is tried, and the table of them in docs/
-	$(BIN)/python -m pytest $(FAULTS) --junitxml=faults.xml -o junit_family=xunit1 || true
-	$(MAKE) -s faults-table XML=faults.xml; s=$$?; rm -f faults.xml; exit $$s
+	rm -rf $(RESULTS)
+	$(BIN)/python -m pytest $(FAULTS) $(call junit,faults) || true
+	$(MAKE) -s faults-table
 
-faults-table: setup # docs/faults.md out of XML="...", results of such runs; the later counts for more
-	$(BIN)/python -m pytest --collect-only -q $(FAULTS) >faults.ids
-	$(BIN)/python tests/faults.py faults.ids $(XML) docs/faults.md; s=$$?; rm -f faults.ids; exit $$s
+faults-table: setup ## docs/faults.md, out of what the last `make test` (or faults) left
+	$(BIN)/python -m pytest --collect-only -q $(FAULTS) >$(RESULTS)/ids
+	$(BIN)/python tests/faults.py $(RESULTS)/ids \
+	  $(wildcard $(RESULTS)/*.xml) $(wildcard $(RESULTS)/again/*.xml) docs/faults.md
 
 fuzz: setup ## the same with FUZZ (20) times as many cases
 	LVSFAB_FUZZ=$(or $(FUZZ),20) $(BIN)/python -m pytest $(HOSTILE)
@@ -87,4 +93,4 @@ wheel: setup ## the wheel, in dist/
 
 clean: setup ## end the lab; remove what was built here (not the cache)
 	-$(BIN)/lvsfab lab down
-	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)
+	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(RESULTS) $(VENV)

@@ -106,12 +106,14 @@ def build(report: Reporter, inventory: str, backend: str | None, kernel: str) ->
 
     app = open_app(report, inventory, backend)
     made = build_kernel(kernel, report.say)
-    if app.inventory.lab is not None and app.inventory.lab.backend == "docker":
+    spec = app.inventory.lab
+    more = spec.packages if spec is not None else ()
+    if spec is not None and spec.backend == "docker":
         from lvsfab.labs import docker_engine, docker_image
 
-        image = docker_image.build(docker_engine.connect(), made, report.say)
+        image = docker_image.build(docker_engine.connect(), made, report.say, *more)
     else:
-        image = str(build_image(report.say))
+        image = str(build_image(report.say, *more))
     report.result(f"image   {image}")
     report.result(f"kernel  {made.linux} ({made.version}, {made.origin})")
 

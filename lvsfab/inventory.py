@@ -36,6 +36,7 @@ T = TypeVar("T")
 NAME = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$")
 _HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62})$")
 _DEVICE = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 ROLES = ("client", "router", "director", "real_server")
 MAX_WEIGHT = 65535  # net/netfilter/ipvs/ip_vs_ctl.c takes an int; ipvsadm(8) allows 0 to 65535
 
@@ -82,6 +83,9 @@ class LabDoc(msgspec.Struct, forbid_unknown_fields=True):
     memory: Annotated[int, Meta(ge=48, le=65536, description="MiB for each host")] = 128
     kernel: Literal["auto", "prebuilt", "built"] = "auto"
     backend: Literal["auto", "rootless", "docker"] = "auto"
+    packages: Annotated[
+        Words, Meta(description="of Debian's, on every host, beside the usual")
+    ] = []
 
 
 class InventoryDoc(msgspec.Struct, forbid_unknown_fields=True):
@@ -269,7 +273,13 @@ class _Reading:
                 raise self._doc.error(
                     ("hosts", name, "interfaces", "mgmt"), "the lab has an interface `mgmt` itself"
                 )
-        return LabSpec(management, raw.memory, raw.kernel, raw.backend)
+        for number, package in enumerate(raw.packages):
+            if not _PACKAGE.fullmatch(package):
+                raise self._doc.error(
+                    ("lab", "packages", number), f"`{package}` is no name of a Debian package"
+                )
+        packages = tuple(sorted(set(raw.packages)))
+        return LabSpec(management, raw.memory, raw.kernel, raw.backend, packages)
 
     def _name(self, place: Place, name: str, pattern: re.Pattern[str]) -> None:
         if not pattern.match(name) or "\n" in name:

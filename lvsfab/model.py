@@ -255,13 +255,15 @@ class Network:
 @dataclass(frozen=True, slots=True)
 class LabSpec:
     """What a lab needs beyond hosts and networks. `memory` in MiB per host; `kernel` is
-    auto, prebuilt or built; `backend` is auto, rootless or docker.
+    auto, prebuilt or built; `backend` is auto, rootless or docker; `packages`: Debian's, beyond
+    those that every lab host has.
     """
 
     management: IPv4Network
     memory: int = 128
     kernel: str = "auto"
     backend: str = "auto"
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

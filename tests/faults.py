@@ -1,19 +1,20 @@
-"""The table of faults tried, docs/faults.md, out of a test run's JUnit XML: `make faults`."""
+"""The table of faults tried, docs/faults.md, out of a test run's JUnit XML."""
 
 from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 HEAD = """\
 # Faults tried, and how they ended
 
-Made by tests/faults.py from the results of test runs (`make faults` does both); do not edit.
+Made by tests/faults.py from the results that `make test` leaves (`make faults-table`); do not edit.
 "Tried" counts the places at which a run was ended, the hostile inputs, the cycles, or 1. "Held":
-the test passed. "Not run": it has no result in the runs that this table was made from.
+the test passed; "held again": when it was tried a second time. "Not run": it has no result in the
+run that this table was made from.
 
 | where | fault | tried | outcome |
 |---|---|---|---|
@@ -70,12 +71,17 @@ def main(listed: str, *paths: str) -> int:
     for more, and the file to write.
     """
     *sources, target = paths
-    results = {(row.where, row.fault): row for source in sources for row in rows(Path(source))}
+    results: dict[tuple[str, str], Row] = {}
+    for row in (row for source in sources for row in rows(Path(source))):
+        before = results.get((row.where, row.fault))
+        if before and before.outcome == "FAILED" and row.outcome == "held":
+            row = replace(row, outcome="held again")  # noqa: PLW2901
+        results[row.where, row.fault] = row
     found = [
         results.get(key, Row(*key, 0, "not run")) for key in expected(Path(listed).read_text())
     ]
     lines = [f"| {r.where} | {r.fault} | {r.tried} | {r.outcome} |" for r in found]
-    held = [row for row in found if row.outcome == "held"]
+    held = [row for row in found if row.outcome.startswith("held")]
     bad, missing = ([r for r in found if r.outcome == word] for word in ("FAILED", "not run"))
     ended = sum(r.tried for r in held if "interruption" in r.where or "killed" in r.fault)
     figures = (

@@ -37,6 +37,18 @@ tmp /tmp tmpfs nosuid,nodev,mode=1777 0 0
 cgroup2 /sys/fs/cgroup cgroup2 nosuid,nodev,noexec 0 0
 """
 
+# Packages with an /sbin/init: docker/init hands a host over to it. Only the lab can press
+# ctrl-alt-del, and means that the host shall power off.
+OWN_INIT = frozenset({"init", "systemd-sysv", "sysvinit-core"})
+CTRL_ALT_DEL = """\
+[Unit]
+Description=Power off, as the lab asks
+DefaultDependencies=no
+Requires=systemd-poweroff.service
+After=systemd-poweroff.service
+AllowIsolate=yes
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Wire:
@@ -224,8 +236,15 @@ Subsystem sftp internal-sftp
 """
 
 
-def _stop_script(number: str) -> tuple[int, str]:
-    return 0o755, f"#!/bin/sh\nexec kill -{number} 1\n"
+def _stop_files(packages: tuple[str, ...]) -> dict[str, tuple[int, str]]:
+    """How a host is stopped: by docker/init's signals, or by an init of its own."""
+    if not OWN_INIT.intersection(packages):
+        signals = {"reboot": "TERM", "poweroff": "USR2", "halt": "USR2"}
+        return {
+            f"files/upper/usr/sbin/{name}": (0o755, f"#!/bin/sh\nexec kill -{number} 1\n")
+            for name, number in signals.items()
+        }
+    return {"files/upper/etc/systemd/system/ctrl-alt-del.target": (0o644, CTRL_ALT_DEL)}
 
 
 def host_files(
@@ -249,10 +268,7 @@ def host_files(
         "files/upper/etc/ssh/ssh_host_ed25519_key": (0o600, key.private),
         "files/upper/etc/ssh/ssh_host_ed25519_key.pub": (0o644, f"{key.public} root@{name}\n"),
         "files/upper/root/.ssh/authorized_keys": (0o600, f"{client_key} lvsfab\n"),
-        # the signals that docker/init knows; a Debian host has these commands
-        "files/upper/usr/sbin/reboot": _stop_script("TERM"),
-        "files/upper/usr/sbin/poweroff": _stop_script("USR2"),
-        "files/upper/usr/sbin/halt": _stop_script("USR2"),
+        **_stop_files(lab_spec(inventory).packages),
     }
     for index, wire in enumerate(wires(inventory)[name]):
         files[f"vec{index}.bpf"] = (0o644, echo_filter(wire.mac))
@@ -269,6 +285,7 @@ def digest(inventory: Inventory) -> str:
     what = {
         "name": inventory.name,
         "management": str(spec.management),
+        "packages": spec.packages,
         "network": network_batch(inventory),
         "hosts": {
             name: {

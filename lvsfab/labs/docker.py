@@ -123,7 +123,7 @@ class DockerLab(Made):
 
     def _prepare(self, engine: Engine, progress: Progress) -> None:
         kernel = docker_kernel.choose(engine, self._spec.kernel, self._objects.labels, progress)
-        image = docker_image.build(engine, kernel, progress)
+        image = docker_image.build(engine, kernel, progress, *self._spec.packages)
         client = keys.generate()
         own = {name: keys.generate() for name in self._inventory.hosts}
         spec = boot.spec(

@@ -40,39 +40,40 @@ class Recipe(NamedTuple):
     kernel: Kernel | None
 
 
-def recipe(kernel: Kernel | None) -> Recipe:
-    """`kernel` None: for an engine whose own kernel the hosts use."""
-    inputs = [text("Dockerfile"), text("entrypoint"), image_key()]
+def recipe(kernel: Kernel | None, *more: str) -> Recipe:
+    """`kernel` None: for an engine whose own kernel the hosts use; `more` packages."""
+    inputs = [text("Dockerfile"), text("entrypoint"), image_key(*more)]
     if kernel is None:
         return Recipe("host", f"lvsfab/host:{cache.key(*inputs)}", None)
     return Recipe("uml", f"lvsfab/uml:{cache.key(*inputs, kernel.entry.name)}", kernel)
 
 
-def find(engine: Engine, kernel: Kernel | None) -> str | None:
+def find(engine: Engine, kernel: Kernel | None, *more: str) -> str | None:
     """The image's name, if the engine has it."""
-    tag = recipe(kernel).tag
+    tag = recipe(kernel, *more).tag
     with asking("looking for the lab's image"):
         return tag if engine.api.images(name=tag) else None
 
 
-def build(engine: Engine, kernel: Kernel | None, progress: Progress) -> str:
-    """The image's name; built if the engine does not have it."""
-    tag = find(engine, kernel)
+def build(engine: Engine, kernel: Kernel | None, progress: Progress, *more: str) -> str:
+    """The image's name; built, with `more` packages, if the engine does not have it."""
+    tag = find(engine, kernel, *more)
     if tag is not None:
         return tag
     with cache.lock("docker-image", progress):
-        tag = find(engine, kernel)
+        tag = find(engine, kernel, *more)
         if tag is None:
-            tag = _build(engine, recipe(kernel), _base(engine, progress), progress)
+            base = _base(engine, more, progress)
+            tag = _build(engine, recipe(kernel, *more), base, more, progress)
         return tag
 
 
-def _base(engine: Engine, progress: Progress) -> str:
+def _base(engine: Engine, more: tuple[str, ...], progress: Progress) -> str:
     """The base image: LVSFAB_BASE, else Debian's, else one made here of Debian's packages."""
     own = os.environ.get("LVSFAB_BASE", "")
     if own:
         return own
-    name = f"lvsfab/base:{image_key()}"
+    name = f"lvsfab/base:{image_key(*more)}"
     with asking("looking for the base image"):
         for known in (name, BASE):
             if engine.api.images(name=known):
@@ -81,7 +82,7 @@ def _base(engine: Engine, progress: Progress) -> str:
     if not why:
         return BASE
     progress(f"no registry gives {BASE} ({why}): making the base here, from Debian's packages")
-    tree = build_image(progress)
+    tree = build_image(progress, *more)
     progress("importing the base into the engine")
     with asking("importing the base image"), closing(_import(engine, tree, name)) as events:
         for event in events:
@@ -139,11 +140,13 @@ def _import(engine: Engine, tree: Path, name: str) -> Generator[dict[str, Any]]:
             raise LabError(f"tar: {packing.stderr.read().decode(errors='replace').strip()}")
 
 
-def _build(engine: Engine, what: Recipe, base: str, progress: Progress) -> str:
+def _build(
+    engine: Engine, what: Recipe, base: str, more: tuple[str, ...], progress: Progress
+) -> str:
     progress(f"building the image {what.tag} on {base}")
     arguments = {name: os.environ[name] for name in _PROXIES if os.environ.get(name)}
     arguments |= {"BASE": base, "MIRROR": os.environ.get("LVSFAB_MIRROR", "")}
-    with context(what.kernel) as packed, asking("building the lab's image"):
+    with context(what.kernel, more) as packed, asking("building the lab's image"):
         events = engine.api.build(
             fileobj=packed,
             custom_context=True,
@@ -183,7 +186,7 @@ def follow(events: Iterable[Mapping[str, Any]], progress: Progress) -> None:
         )
 
 
-def context(kernel: Kernel | None) -> Any:
+def context(kernel: Kernel | None, more: tuple[str, ...]) -> Any:
     """The build's context, a tar: what the Dockerfile copies, and itself."""
     import tempfile
 
@@ -191,6 +194,8 @@ def context(kernel: Kernel | None) -> Any:
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, mode in (("Dockerfile", 0o644), ("packages.txt", 0o644), ("entrypoint", 0o755)):
             data = path(name).read_bytes()
+            if name == "packages.txt":
+                data += "".join(f"{package}\n" for package in more).encode()
             entry = tarfile.TarInfo(name)
             entry.mode, entry.size = mode, len(data)
             tar.addfile(entry, io.BytesIO(data))

@@ -108,7 +108,8 @@ class RootlessLab(Made):
 
     def _parts(self, progress: Progress) -> tuple[Path, Kernel]:
         """Image and kernel, built if need be."""
-        image = self._image or find_image() or build_image(progress)
+        more = self._spec.packages
+        image = self._image or find_image(*more) or build_image(progress, *more)
         kernel = self._kernel
         if kernel is None and self._spec.kernel == "auto":
             kernel = (

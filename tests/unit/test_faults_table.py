@@ -54,4 +54,5 @@ def test_of_two_results_the_later_counts_and_once(ids: str, tmp_path: Path) -> N
     assert faults.main(ids, first, again, str(tmp_path / "table")) == 0
     assert "3 held, 0 failed, 0 not run" in (tmp_path / "table").read_text()
     assert "load and soak: 900," in (tmp_path / "table").read_text()
+    assert "what a lock says | 1 | held again |" in (tmp_path / "table").read_text()
     assert faults.main(ids, again, first, str(tmp_path / "table")) == 1

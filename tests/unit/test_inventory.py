@@ -56,6 +56,7 @@ def test_addresses_and_networks_become_values() -> None:
         ("name: t", "name: -t", "name", "not a name"),
         ("eth0:", "'eth0;reboot':", "hosts.a.interfaces.eth0;reboot", "not a name"),
         ("100.64.9.0/24", "10.0.0.0/16", "lab.management", "overlaps network inner"),
+        ("100.64.9.0/24", "100.64.9.0/24, packages: [-y]", "lab.packages[0]", "Debian package"),
         ("100.64.9.0/24", "100.64.9.0/30", "lab.management", "too few addresses"),
         ("eth0:", "mgmt:", "hosts.a.interfaces.mgmt", "itself"),
         ("roles: [director]", "weight: 70000", "hosts.a.weight", "<= 65535"),

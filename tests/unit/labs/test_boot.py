@@ -130,6 +130,14 @@ def test_files_of_a_host() -> None:
     assert all(not Path(path).is_absolute() and ".." not in path for path in files)
 
 
+def test_a_host_with_an_init_of_its_own_is_stopped_by_it() -> None:
+    assert INVENTORY.lab is not None
+    own = replace(INVENTORY, lab=replace(INVENTORY.lab, packages=("nginx", "systemd-sysv")))
+    files = boot.host_files(own, "bare", KEY, "ssh-ed25519 CLIENT", "#!/bin/sh\n")
+    assert "files/upper/usr/sbin/reboot" not in files
+    assert "poweroff" in files["files/upper/etc/systemd/system/ctrl-alt-del.target"][1]
+
+
 def test_every_host_knows_every_other() -> None:
     text = boot.hosts_file(INVENTORY, "bare")
     for line in ("10.0.0.2 client", "fd00::2 client", "10.0.0.1 router", "127.0.1.1 bare"):

@@ -72,7 +72,8 @@ def test_an_images_name_is_all_it_is_made_from(tmp_path: Path) -> None:
     one, other = kernel(tmp_path, "kernel-built-1"), kernel(tmp_path, "kernel-built-2")
     assert docker_image.recipe(one) == docker_image.recipe(one)
     tags = {docker_image.recipe(k).tag for k in (None, one, other)}
-    assert len(tags) == 3
+    tags.add(docker_image.recipe(one, "nginx").tag)
+    assert len(tags) == 4
     assert docker_image.recipe(None).target == "host"
 
 
