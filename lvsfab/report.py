@@ -61,8 +61,11 @@ class Reporter:
     # the two streams ---------------------------------------------------------------------------
 
     def paint(self, text: str, colour: str, stream: TextIO | None = None) -> str:
+        """`text` in a colour, if `stream`, where it will be written (else standard error), is a
+        terminal. NO_COLOR: as no-color.org has it, what is empty says nothing.
+        """
         stream = stream if stream is not None else sys.stderr
-        plain = "NO_COLOR" in os.environ or not stream.isatty() or self.as_json
+        plain = bool(os.environ.get("NO_COLOR")) or not stream.isatty() or self.as_json
         return text if plain else f"\x1b[{colour}m{text}\x1b[0m"
 
     def say(self, text: str) -> None:
@@ -103,12 +106,13 @@ class Reporter:
         elif self.verbose:
             self.say(f"{self.host(event.host)} {event.what} in {event.seconds:.2f} s")
 
-    def host(self, name: str) -> str:
+    def host(self, name: str, stream: TextIO | None = None) -> str:
+        """A host's name as lines begin with it; `stream`: where they are written."""
         self._width = max(self._width, len(name), 8)
         colour = self._colours.setdefault(
             name, _HOST_COLOURS[len(self._colours) % len(_HOST_COLOURS)]
         )
-        return self.paint(f"{name:{self._width}}", colour)
+        return self.paint(f"{name:{self._width}}", colour, stream)
 
     # results -----------------------------------------------------------------------------------
 
@@ -171,7 +175,7 @@ class Reporter:
     def output(self, host: str, line: str) -> None:
         """A line that a command printed on a host; cleaned by the caller."""
         if not self.as_json:
-            self.result(f"{self.host(host)} {line}")
+            self.result(f"{self.host(host, sys.stdout)} {line}")
 
     def failure(self, host: str, text: str) -> None:
         if not self.as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ class RunReport:
                 head = f"{', '.join(hosts)} ({len(hosts)})"
                 if result.status:
                     head += f": exit status {result.status}"
-                self._report.result(self._report.paint(head, _BOLD))
+                self._report.result(self._report.paint(head, _BOLD, sys.stdout))
                 for line in result.output.rstrip("\n").split("\n"):
                     self._report.result(f"  {clean(line)}")
         self._failures(results)
@@ -105,7 +106,7 @@ class RunReport:
         if lines:
             report.say("\n".join(lines))
         if result.tip and not report.as_json:
-            report.say(f"{report.host('')} {report.paint('tip:', _YELLOW)} {result.tip}")
+            report.say(f"{report.host('')} {report.paint('tip:', _YELLOW)} {clean(result.tip)}")
 
 
 def grouped(results: Iterable[HostResult]) -> list[tuple[list[str], HostResult]]:
