@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvsfab.errors import CommandError, InputError, UnreachableError
 from lvsfab.execute import fleet as loop
+from lvsfab.execute.done import Done, Meant, Target, Told
 from lvsfab.execute.limits import Limits
-from lvsfab.execute.task import HostResult, State, Task, exit_code
+from lvsfab.execute.task import HostResult, State, Task
 from lvsfab.model import Host, Inventory, Secret
 
 if TYPE_CHECKING:
@@ -34,33 +35,9 @@ if TYPE_CHECKING:
 FACTS_TIMEOUT = 60.0  # s for one host
 
 Line = Callable[[str, str], None]
-Target = str | Sequence[str]  # the language of targets.py, or host names
-Told = Callable[[HostResult], None]
 
 
 def _ignore(_: object) -> None: ...
-
-
-@dataclass(slots=True)
-class Done:
-    """What came of something on many hosts, in the inventory's order. `plans`: of a dry run."""
-
-    results: dict[str, HostResult]
-    interrupted: bool = False
-    unsure: tuple[str, ...] = ()
-    plans: dict[str, HostPlan] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        return exit_code(self.results) == 0 and not self.interrupted
-
-    @property
-    def failed(self) -> dict[str, HostResult]:
-        return {h: r for h, r in self.results.items() if r.state is not State.OK}
-
-    @property
-    def exit_code(self) -> int:
-        return 130 if self.interrupted else exit_code(self.results)
 
 
 class Fleet:
@@ -96,23 +73,35 @@ class Fleet:
 
     def hosts(self, target: Target = "*") -> tuple[Host, ...]:
         """The hosts that a target means. Facts are asked of hosts where it speaks of them."""
-        from lvsfab.targets import select, wants_facts
+        return self.select(target).hosts
 
+    def select(self, target: Target) -> Meant:
+        """The same, and the hosts that could not be asked. What takes a target takes the answer,
+        so that hosts are asked once.
+        """
+        from lvsfab.targets import check, select, wants_facts
+
+        if isinstance(target, Meant):
+            return target
         if not isinstance(target, str):
             unknown = [name for name in target if name not in self.inventory.hosts]
             if unknown or not target:
                 raise InputError(f"no such hosts: {', '.join(unknown) or '(none named)'}")
-            return tuple(self.inventory.hosts[name] for name in target)
+            return Meant(tuple(self.inventory.hosts[name] for name in target))
         if not wants_facts(target):
-            return select(target, self.inventory)
-        select(target, self.inventory, lambda _: {}, empty=True)  # is it a target at all?
+            return Meant(select(target, self.inventory).hosts)
+        from lvsfab.facts import lacking
+
+        check(target, lacking)
         missing = [name for name in self.inventory.hosts if name not in self._facts]
-        for result in self._gather(missing).results.values():
-            if result.state is not State.OK:
-                self.app.progress(f"{result.host}: no facts: {result.error}")
-        return select(
-            target, self.inventory, lambda h: self._facts[h].flat() if h in self._facts else {}
-        )
+        asked = self._gather(missing)
+        if asked.interrupted:
+            raise KeyboardInterrupt
+        flat = {name: facts.flat() for name, facts in self._facts.items()}
+        found = select(target, self.inventory, flat.get)
+        why = f"no facts, so whether `{target}` means it is unknown: "
+        failed = [asked.results[name] for name in found.unknown]
+        return Meant(found.hosts, tuple(replace(r, error=why + r.error) for r in failed))
 
     def run(
         self,
@@ -135,25 +124,27 @@ class Fleet:
         from lvsfab.execute.script import PRELUDE
 
         task = task or Task(argv=argv, **how)
-        names = [host.name for host in self.hosts(target)]
+        meant = self.select(target)
+        names = meant.names
         if via:
             from lvsfab.execute.via_dask import run_via  # an extra
 
             found = [self.app.endpoint(name) for name in names]
             endpoints = [replace(e, sudo=e.sudo or sudo) for e in found]
             bounds = limits or Limits()
-            return _done(names, run_via(via, endpoints, task, bounds, on_line, on_result))
+            found_via = run_via(via, endpoints, task, bounds, on_line, on_result)
+            return _done(names, found_via).also(meant, on_result)
         watch = loop.Watch()
         work = run_on(self._opener(PRELUDE, sudo), task, run_script(task), watch, on_line)
-        return self._each(names, work, limits, on_result, watch)
+        return self._each(names, work, limits, on_result, watch).also(meant, on_result)
 
     def facts(
         self, target: Target = "*", *, limits: Limits | None = None, on_result: Told = _ignore
     ) -> tuple[dict[str, Facts], Done]:
         """Each host's facts, read anew, and how asking went."""
-        names = [host.name for host in self.hosts(target)]
-        done = self._gather(names, limits, on_result)
-        return {name: self._facts[name] for name in names if name in self._facts}, done
+        meant = self.select(target)
+        done = self._gather(meant.names, limits, on_result).also(meant, on_result)
+        return {name: self._facts[name] for name in meant.names if name in self._facts}, done
 
     def put(
         self,
@@ -167,15 +158,19 @@ class Fleet:
         dry_run: bool = False,
         sudo: bool = False,
         limits: Limits | None = None,
+        on_hosts: Callable[[Sequence[str]], None] = _ignore,
         on_result: Told = _ignore,
     ) -> Done:
-        """Copy the file `source` to `path` on each host; skipped where it is equal."""
+        """Copy the file `source` to `path` on each host; skipped where it is equal. `on_hosts` is
+        told which hosts, before the first is begun.
+        """
         from lvsfab import copy
 
         local, want = copy.Local(Path(source)), copy.Wanted(path, mode, owner, group)
         return self._with_shells(
-            target, sudo, limits, on_result, lambda s: copy.put(s, local, want, dry=dry_run)
-        )
+            target, sudo, limits, on_hosts, on_result,
+            lambda s: copy.put(s, local, want, dry=dry_run),
+        )  # fmt: skip
 
     def get(
         self,
@@ -186,6 +181,7 @@ class Fleet:
         dry_run: bool = False,
         sudo: bool = False,
         limits: Limits | None = None,
+        on_hosts: Callable[[Sequence[str]], None] = _ignore,
         on_result: Told = _ignore,
     ) -> Done:
         """Copy `path` of each host to `directory`/HOST/NAME here; skipped where it is equal."""
@@ -195,7 +191,7 @@ class Fleet:
         if name in ("", ".."):
             raise InputError(f"`{path}` names no file")
         return self._with_shells(
-            target, sudo, limits, on_result,
+            target, sudo, limits, on_hosts, on_result,
             lambda s: copy.get(s, path, Path(directory) / s.host / name, dry=dry_run),
         )  # fmt: skip
 
@@ -215,8 +211,9 @@ class Fleet:
         """
         from lvsfab.execute.states import compile_state
 
-        compiled = compile_state(self.inventory, self.hosts(target), kind, fields)
-        return self._states(compiled, dry_run, limits, on_result)
+        meant = self.select(target)
+        compiled = compile_state(self.inventory, meant.hosts, kind, fields)
+        return self._states(compiled, dry_run, limits, on_result).also(meant, on_result)
 
     def apply(
         self,
@@ -283,12 +280,14 @@ class Fleet:
         target: Target,
         sudo: bool,
         limits: Limits | None,
+        on_hosts: Callable[[Sequence[str]], None],
         on_result: Told,
         what: Callable[[Shell], HostResult],
     ) -> Done:
         from lvsfab import copy
 
-        names = [host.name for host in self.hosts(target)]
+        meant = self.select(target)
+        on_hosts(meant.names)
         connect = self._opener(copy.PRELUDE, sudo)
 
         def one(host: str) -> HostResult:
@@ -298,7 +297,7 @@ class Fleet:
             finally:
                 shell.close()
 
-        return self._each(names, one, limits, on_result)
+        return self._each(meant.names, one, limits, on_result).also(meant, on_result)
 
     def _gather(
         self, names: Sequence[str], limits: Limits | None = None, on_result: Told = _ignore
@@ -358,4 +357,6 @@ def opener(app: App, prelude: str, sudo: bool = False) -> Callable[[str], Shell]
     return open_shell
 
 
-__all__ = ["Done", "Fleet", "HostResult", "Limits", "State", "Task", "UnreachableError"]
+__all__ = [
+    "Done", "Fleet", "HostResult", "Limits", "Meant", "State", "Task", "UnreachableError",
+]  # fmt: skip

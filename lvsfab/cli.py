@@ -282,16 +282,6 @@ def restore(report: Reporter, inventory: str, server: str) -> None:
 
 
 @cli.command()
-@click.argument("target", default="*")
-@common()
-def hosts(report: Reporter, inventory: str, target: str) -> None:
-    """List the hosts that TARGET means."""
-    from lvsfab.api import Fleet
-
-    report.hosts(Fleet(app=open_app(report, inventory)).hosts(target))
-
-
-@cli.command()
 @click.argument("what", type=click.Choice(["inventory", "recipe"]))
 def schema(what: str) -> None:
     """Print the JSON schema of inventory or recipe files, for editors."""

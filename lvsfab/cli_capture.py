@@ -49,7 +49,8 @@ def capture(
     lasts = seconds if seconds is not None else 60 if count is not None else 10
     want = Wanted(lasts, count if count is not None else MAX_COUNT, expression)
     app = open_app(report, inventory)
-    names = [host.name for host in Fleet(app=app).hosts(target)]
+    meant = Fleet(app=app).select(target)
+    names = meant.names
     app.ensure_lab()
     until = f"{want.count} packets or {want.seconds} s" if count is not None else f"{lasts} s"
     done = captured(
@@ -67,6 +68,7 @@ def capture(
             else:
                 head = f"{report.host(host)} {view.name:<12} {view.packets:>6} packets"
                 report.say(f"{head}  {view.path}")
+    done.results |= {result.host: result for result in meant.unasked}
     RunReport(report, ()).ended(done.results)
     if done.interrupted:
         sys.exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The executor's part of the command line: run, facts, put, get, state, apply."""
+"""The executor's part of the command line: run, hosts, facts, put, get, state, apply."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lvsfab.api import Done, Fleet
     from lvsfab.execute.limits import Limits
     from lvsfab.report import Reporter
+    from lvsfab.report_run import RunReport
 
 
 def limited(function: Callable[..., None]) -> Callable[..., None]:
@@ -113,21 +114,36 @@ def run(
     )
     bounds = _limits(**limits)
     fleet = _fleet(report, inventory)
-    names = [host.name for host in fleet.hosts(target)]
     memory = state_folder()
-    if retry_failed:
-        again = last.failed_hosts(memory, fleet.inventory.name)
-        names = [name for name in names if name in again]
-        if not names:
+    again = last.failed_hosts(memory, fleet.inventory.name) if retry_failed else None
+    meant = fleet.select(target)
+    if again is not None:
+        meant = meant.among(again)
+        if not meant.hosts and not meant.unasked:
             report.say("in the last run no host of this target failed: nothing to do")
             return
-    shown = RunReport(report, names, grouped=group)
+    shown = RunReport(report, meant.names, grouped=group)
     live = shown.line if shown.wants_lines else None
     done = fleet.run(
-        names, task=task, sudo=sudo, limits=bounds, via=via, on_line=live, on_result=shown.result
+        meant, task=task, sudo=sudo, limits=bounds, via=via, on_line=live, on_result=shown.result
     )
     last.write(memory, fleet.inventory.name, done.results.values())
     shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)
+    _end(done)
+
+
+@click.command()
+@click.argument("target", default="*")
+@common()
+def hosts(report: Reporter, inventory: str, target: str) -> None:
+    """List the hosts that TARGET means."""
+    from lvsfab.execute.done import Done
+    from lvsfab.report_run import RunReport
+
+    meant = _fleet(report, inventory).select(target)
+    report.hosts(meant.hosts)
+    done = Done({}).also(meant)
+    RunReport(report, ()).ended(done.results)
     _end(done)
 
 
@@ -173,11 +189,12 @@ def put(
     **limits: Any,
 ) -> None:
     """Copy the file SOURCE to PATH on many hosts: checked, at once, skipped where equal."""
+    bounds = _limits(**limits)
     fleet = _fleet(report, inventory)
     user, _, group = owner.partition(":")
-    _copied(report, fleet, target, dry_run, lambda told: fleet.put(
+    _copied(report, dry_run, lambda shown: fleet.put(
         target, source, path, mode=mode, owner=user, group=group, dry_run=dry_run, sudo=sudo,
-        limits=_limits(**limits), on_result=told,
+        limits=bounds, on_hosts=shown.names, on_result=shown.moved,
     ))  # fmt: skip
 
 
@@ -200,20 +217,19 @@ def get(
     **limits: Any,
 ) -> None:
     """Copy the file PATH of many hosts to DIRECTORY/HOST/ here."""
+    bounds = _limits(**limits)
     fleet = _fleet(report, inventory)
-    _copied(report, fleet, target, dry_run, lambda told: fleet.get(
-        target, path, directory, dry_run=dry_run, sudo=sudo, limits=_limits(**limits),
-        on_result=told,
+    _copied(report, dry_run, lambda shown: fleet.get(
+        target, path, directory, dry_run=dry_run, sudo=sudo, limits=bounds,
+        on_hosts=shown.names, on_result=shown.moved,
     ))  # fmt: skip
 
 
-def _copied(
-    report: Reporter, fleet: Fleet, target: str, dry_run: bool, work: Callable[[Any], Done]
-) -> None:
+def _copied(report: Reporter, dry_run: bool, work: Callable[[RunReport], Done]) -> None:
     from lvsfab.report_run import RunReport
 
-    shown = RunReport(report, [host.name for host in fleet.hosts(target)])
-    done = work(shown.moved)
+    shown = RunReport(report, ())
+    done = work(shown)
     shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)
     _end(done)
     if dry_run and any(result.changes for result in done.results.values()):
@@ -243,10 +259,10 @@ def state(
     """
     from lvsfab.execute.states import arguments
 
-    fields = arguments(kind, words)
+    fields, bounds = arguments(kind, words), _limits(**limits)
     fleet = _fleet(report, inventory)
     _changed(report, dry_run, f"state {kind}", lambda told: fleet.state(
-        target, kind, dry_run=dry_run, limits=_limits(**limits), on_result=told, **fields
+        target, kind, dry_run=dry_run, limits=bounds, on_result=told, **fields
     ))  # fmt: skip
 
 
@@ -264,9 +280,10 @@ def apply(
     **limits: Any,
 ) -> None:
     """Add what a RECIPE of your own (a file) says to what is up; `lvsfab down` undoes it."""
+    bounds = _limits(**limits)
     fleet = _fleet(report, inventory)
     _changed(report, dry_run, f"apply {recipe}", lambda told: fleet.apply(
-        recipe, sets, dry_run=dry_run, limits=_limits(**limits), on_result=told
+        recipe, sets, dry_run=dry_run, limits=bounds, on_result=told
     ))  # fmt: skip
 
 
@@ -287,4 +304,4 @@ def _changed(report: Reporter, dry_run: bool, what: str, work: Callable[[Any], D
         sys.exit(CHANGES_PENDING)
 
 
-COMMANDS = (run, facts, put, get, state, apply)
+COMMANDS = (run, hosts, facts, put, get, state, apply)

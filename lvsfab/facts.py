@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from ipaddress import ip_interface
 
 import msgspec
@@ -32,7 +33,17 @@ TOOLS = {  # and by those that distributions give them
     tool: tuple(dict.fromkeys(n for p in plain.split() for n in (p, *PACKAGES.get(p, {}).values())))
     for tool, plain in _PACKAGES.items()
 }
-_SYSCTLS = ("rp_filter", "arp_ignore", "arp_announce", "send_redirects", "accept_redirects")
+_ASKED = (  # sysctls of each device
+    "rp_filter", "arp_ignore", "arp_announce", "send_redirects", "accept_redirects", "forwarding",
+)  # fmt: skip
+READ = (  # which sysctls are read
+    "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.vs.*",
+    *(f"net.ipv4.conf.*.{name}" for name in _ASKED),
+)  # fmt: skip
+_SINGLE = (
+    "os", "os_version", "os_name", "hostname", "kernel", "machine", "init", "processors", "memory",
+)  # fmt: skip
+PLAIN = (*_SINGLE, "interface", "address", "lvs")
 
 SCRIPT = (
     SEEN + r"""
@@ -61,7 +72,7 @@ read_facts() {
   fi
   echo '== sysctl'
   grep -sH '' /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding
-  for f_name in $F_SYSCTLS forwarding; do grep -sH '' /proc/sys/net/ipv4/conf/*/"$f_name"; done
+  for f_name in $F_SYSCTLS; do grep -sH '' /proc/sys/net/ipv4/conf/*/"$f_name"; done
   [ -d /proc/sys/net/ipv4/vs ] && grep -sH '' /proc/sys/net/ipv4/vs/*
   echo '== tool'
   for f_name in $F_TOOLS; do
@@ -80,7 +91,7 @@ read_facts() {
 """
     f"F_MODULES='/({'|'.join(MODULES).replace('_', '[_-]')})[.]ko'\n"
     f"F_NAMES='{' '.join(MODULES)}'\n"
-    f"F_SYSCTLS='{' '.join(_SYSCTLS)}'\n"
+    f"F_SYSCTLS='{' '.join(_ASKED)}'\n"
     f"F_TOOLS='{' '.join(TOOLS)}'\n"
     f"F_PACKAGES='{' '.join(dict.fromkeys(n for names in TOOLS.values() for n in names))}'\n"
     "rec facts read_facts"
@@ -133,11 +144,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     def flat(self) -> dict[str, str]:
         """By the names that targets use (fact:NAME=GLOB); several values are several lines."""
-        found = {
-            name: str(getattr(self, name))
-            for name in ("os", "os_version", "os_name", "hostname", "kernel", "machine", "init",
-                         "processors", "memory")
-        }  # fmt: skip
+        found = {name: str(getattr(self, name)) for name in _SINGLE}
         found["interface"] = "\n".join(device.name for device in self.interfaces)
         addresses = [a for device in self.interfaces for a in device.addresses]
         found["address"] = "\n".join(a.partition("/")[0] for a in addresses)
@@ -183,6 +190,22 @@ def parse(output: str) -> Facts:
         tools=tools,
         able={m: tuple(n for n in needs if modules[n] == "absent") for m, needs in NEEDS.items()},
     )
+
+
+def lacking(name: str) -> str:
+    """What is wrong with `name` as one that targets use (`Facts.flat`); empty: nothing."""
+    kind, dot, rest = name.partition(".")
+    there: Collection[str]
+    if not dot:
+        there, found = (*PLAIN, "module.NAME", "sysctl.NAME", "tool.NAME"), name in PLAIN
+    elif kind == "sysctl":
+        there, found = READ, any(fnmatchcase(rest, glob) for glob in READ)
+    else:
+        there = {"module": MODULES, "tool": tuple(TOOLS)}.get(kind, ())
+        found = rest in there
+    if found:
+        return ""
+    return f"no fact `{name}`" + (f"; there are {', '.join(there)}" if there else "")
 
 
 def _sections(output: str) -> dict[str, list[str]]:

@@ -26,8 +26,12 @@ class RunReport:
         self._report = report
         self._grouped = grouped
         self._lock = threading.Lock()
-        for name in names:  # the widest name first, or columns would shift as hosts answer
-            report.host(name)
+        self.names(names)
+
+    def names(self, names: Iterable[str]) -> None:
+        """Whom it is about: the widest name first, or columns would shift as hosts answer."""
+        for name in names:
+            self._report.host(name)
 
     @property
     def wants_lines(self) -> bool:

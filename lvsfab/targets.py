@@ -6,20 +6,22 @@
     atom   = NAME-GLOB | role:ROLE | group:GROUP | re:REGEX | fact:NAME=GLOB | "quoted atom"
 
 Errors point at the character. A target that matches no host is an error, not an empty success.
+A fact that a host has not got matches nothing. Of a host that could not be asked for its facts it
+may stay unknown whether it is meant, negated or not: then it is not, and the answer names it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lvsfab.errors import InputError
 from lvsfab.model import Host, Inventory
 
-Facts = Callable[[str], Mapping[str, str]]
-Test = Callable[[Host], bool]
+Facts = Callable[[str], Mapping[str, str] | None]
+Test = Callable[[Host], bool | None]  # None: it cannot be known
 _TOKEN = re.compile(
     r"\s*(?:(?P<sign>[(),])|'(?P<one>[^']*)'|\"(?P<two>[^\"]*)\"|(?P<word>[^\s(),'\"][^\s(),]*))"
 )
@@ -32,21 +34,40 @@ class _Token:
     quoted: bool = False
 
 
-def select(
-    target: str, inventory: Inventory, facts: Facts | None = None, *, empty: bool = False
-) -> tuple[Host, ...]:
-    """The hosts of the inventory that `target` means, in the inventory's order.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The hosts that a target means, and those of which it is unknown; in the inventory's order."""
 
-    `facts`: a host's facts by its name, asked only where the target speaks of them. `empty`: no
-    match is an answer (else an InputError).
+    hosts: tuple[Host, ...]
+    unknown: tuple[str, ...] = ()
+
+
+def _any_fact(_: str) -> str:
+    return ""
+
+
+def check(target: str, lacking: Callable[[str], str]) -> None:
+    """InputError unless `target` is one. `lacking`: "" for the name of a fact, else what is wrong
+    with it.
+    """
+    _Parser(target, lambda _: {}, lacking).parse()
+
+
+def select(target: str, inventory: Inventory, facts: Facts | None = None) -> Selection:
+    """The hosts of the inventory that `target` means. No match is an InputError.
+
+    `facts`: a host's facts by its name (None: it could not be asked), asked only where the target
+    speaks of them.
     """
     test = _Parser(target, facts).parse()
-    found = tuple(host for host in inventory.hosts.values() if test(host))
-    if not found and not empty:
+    answers = {host.name: test(host) for host in inventory.hosts.values()}
+    found = tuple(inventory.hosts[name] for name, meant in answers.items() if meant)
+    unknown = tuple(name for name, meant in answers.items() if meant is None)
+    if not found and not unknown:
         raise InputError(
             f"target `{target}` matches no host", tip=f"hosts: {', '.join(inventory.hosts)}"
         )
-    return found
+    return Selection(found, unknown)
 
 
 def wants_facts(target: str) -> bool:
@@ -70,9 +91,12 @@ def _wrong(target: str, at: int, what: str) -> InputError:
 
 
 class _Parser:
-    def __init__(self, target: str, facts: Facts | None) -> None:
+    def __init__(
+        self, target: str, facts: Facts | None, lacking: Callable[[str], str] = _any_fact
+    ) -> None:
         self._target = target
         self._facts = facts
+        self._lacking = lacking
         self._tokens = _tokens(target)
         self._next = 0
 
@@ -94,14 +118,14 @@ class _Parser:
         while self._peek() in ("or", ","):
             self._next += 1
             tests.append(self._both())
-        return lambda host: any(test(host) for test in tests)
+        return lambda host: _any(test(host) for test in tests)
 
     def _both(self) -> Test:
         tests = [self._one()]
         while self._peek() == "and":
             self._next += 1
             tests.append(self._one())
-        return lambda host: all(test(host) for test in tests)
+        return lambda host: _not(_any(_not(test(host)) for test in tests))
 
     def _one(self) -> Test:
         if self._next >= len(self._tokens):
@@ -110,7 +134,7 @@ class _Parser:
         self._next += 1
         if not token.quoted and token.text == "not":
             test = self._one()
-            return lambda host: not test(host)
+            return lambda host: _not(test(host))
         if not token.quoted and token.text == "(":
             test = self._either()
             if self._peek() != ")":
@@ -150,7 +174,30 @@ class _Parser:
         facts = self._facts
         if facts is None:
             raise _wrong(self._target, token.at, "facts are not known here")
-        # a fact with several values (addresses) has one a line: any of them counts
-        return lambda host: any(
-            fnmatchcase(value, glob) for value in facts(host.name).get(name, "").split("\n")
-        )
+        if why := self._lacking(name):
+            raise _wrong(self._target, token.at + len("fact:"), why)
+
+        def test(host: Host) -> bool | None:
+            known = facts(host.name)
+            if known is None:
+                return None
+            # a fact with several values (addresses) has one a line: any of them counts
+            values = known[name].split("\n") if known.get(name) else []
+            return any(fnmatchcase(value, glob) for value in values)
+
+        return test
+
+
+def _any(answers: Iterable[bool | None]) -> bool | None:
+    """True if one is, else unknown if one is."""
+    found: bool | None = False
+    for answer in answers:
+        if answer:
+            return True
+        if answer is None:
+            found = None
+    return found
+
+
+def _not(answer: bool | None) -> bool | None:
+    return None if answer is None else not answer

@@ -230,7 +230,7 @@ def test_hostile_settings_are_refused_or_only_data(sets: dict[str, str], tool: T
 @given(text=WORDS)
 def test_hostile_targets_are_refused_or_select(text: str) -> None:
     try:
-        found = targets.select(text, CONTEXT.inventory)
+        found = targets.select(text, CONTEXT.inventory).hosts
     except LvsfabError:
         return
     assert set(found) <= set(HOSTS.values())
