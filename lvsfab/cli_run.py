@@ -96,7 +96,7 @@ def run(
     """Run a command on the hosts that TARGET means: lvsfab run 'rs*' -- ip addr."""
     from lvsfab.errors import InputError
     from lvsfab.execute import last
-    from lvsfab.execute.task import Task
+    from lvsfab.execute.task import Task, content
     from lvsfab.report_run import RunReport
 
     if target is None:
@@ -106,8 +106,8 @@ def run(
     task = Task(
         argv=tuple(command),
         shell=shell,
-        script=script.read_bytes() if script is not None else None,
-        stdin=stdin.read_bytes() if stdin is not None else None,
+        script=content(script) if script is not None else None,
+        stdin=content(stdin) if stdin is not None else None,
         cwd=cwd,
         env=env,
         timeout=timeout,

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shlex
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from lvsfab.session import Record, Shell
 CHUNK = 3 * 1024 * 1024  # bytes of a file in one script; the host's shell holds it in memory
 TIMEOUT = 120.0  # s for one chunk
 SLOWEST = 64 * 1024  # bytes/s below which a host is taken for stuck
+_TIP = "a directory: `tar cf FILE.tar DIRECTORY`, put that, and `lvsfab run ... -- tar xf` it"
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 
 PRELUDE = r"""
@@ -37,7 +39,7 @@ c_state() { # PATH: mode, owner, group, size, sum; or why not
 c_begin() { # PATH
   c_dir=${1%/*}; c_new=$(mktemp "${c_dir:-/}/.lvsfab.XXXXXXXXXX") || return 1
   trap 'rm -f -- "$c_new"' EXIT
-  trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 143' TERM
+  trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 141' PIPE; trap 'exit 143' TERM
 }
 c_take() { # SIZE: so many bytes of our own standard input; whatever fails, none is run as script
   rec ready :
@@ -49,7 +51,7 @@ c_end() { # PATH SUM MODE OWNER GROUP
   [ "$4:$5" = : ] || chown "$4:$5" "$c_new" || return 1
   chmod "$3" "$c_new" || return 1
   sync "$c_new" 2>/dev/null || sync
-  mv -f -- "$c_new" "$1" && trap - EXIT HUP INT TERM
+  mv -f -- "$c_new" "$1" && trap - EXIT HUP INT PIPE TERM
 }
 """
 
@@ -65,17 +67,33 @@ class Local:
 
     def __post_init__(self) -> None:
         try:
+            status = self.path.stat()  # first: to open a FIFO would wait
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError("is no regular file", path=self.path, tip=_TIP)
             with self.path.open("rb") as file:
                 self.sum = hashlib.file_digest(file, "sha256").hexdigest()
-                status = os.fstat(file.fileno())
+                status, read = os.fstat(file.fileno()), file.tell()
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", path=self.path) from None
         self.size, self.mode = status.st_size, f"{status.st_mode & 0o7777:o}"
+        if read != self.size:  # it grows, or is one of /proc
+            said = f"{read} bytes were read of a file of {self.size}"
+            raise InputError(said, path=self.path, tip="copy it first, and send the copy")
 
-    def chunks(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
+    def chunks(self, host: str) -> Iterator[bytes]:
+        """`size` bytes exactly, for the host takes any more for a script. HostError when the file
+        has become shorter.
+        """
+        left = self.size
+        try:
+            with self.path.open("rb") as file:
+                while left and (chunk := file.read(min(CHUNK, left))):
+                    left -= len(chunk)
+                    yield chunk
+        except OSError as error:
+            raise HostError(host, f"{self.path} cannot be read: {error.strerror}") from None
+        if left:
+            raise HostError(host, f"{self.path} became shorter while it was sent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +172,12 @@ def _send(shell: Shell, local: Local) -> None:
     cut: list[OSError] = []
 
     def ready(_: Record) -> None:
-        try:
-            for chunk in local.chunks():
+        for chunk in local.chunks(shell.host):
+            try:
                 shell.feed(chunk)
-        except OSError as error:  # it ended: what it said is read yet
-            cut.append(error)
+            except OSError as error:  # it ended: what it said is read yet
+                cut.append(error)
+                return
 
     limit = TIMEOUT + local.size / SLOWEST
     try:
@@ -168,6 +187,9 @@ def _send(shell: Shell, local: Local) -> None:
     except UnreachableError as error:
         if cut:
             raise CommandError(shell.host, f"did not take the file: {error.message}") from None
+        raise
+    except HostError:  # it waits for the rest: nothing else may be sent to it
+        shell.close()
         raise
 
 

@@ -32,9 +32,9 @@ guard() { # "$@" in a session of its own, with $r_in as standard input; it ends 
   return "$g_status"
 }
 r_sent() { # a private directory for what is sent, gone with the shell
-  r_dir=$(mktemp -d "${TMPDIR:-/tmp}/lvsfab.XXXXXXXXXX") || exit
+  r_dir=$(mktemp -d "${TMPDIR:-/tmp}/lvsfab.XXXXXXXXXX") || return
   trap 'rm -rf -- "$r_dir"' EXIT
-  trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 143' TERM
+  trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 141' PIPE; trap 'exit 143' TERM
 }
 """
 
@@ -44,13 +44,13 @@ def run_script(task: Task) -> str:
     files = _files(task)
     lines = ["exec 3<&0", "r_in=/dev/null"]
     if files:
-        lines.append("r_sent")
+        lines.append("r_sent || return")
         lines += [_here(name, data) for name, data in files.items()]
     if "stdin" in files:
         lines.append('r_in="$r_dir/stdin"')
     lines.append(f"rec run guard sh -c {shlex.quote(_inner(task))} sh {_words(task, files)}")
     if files:
-        lines.append('rm -rf -- "$r_dir"; trap - EXIT HUP INT TERM')
+        lines.append('rm -rf -- "$r_dir"; trap - EXIT HUP INT PIPE TERM')
     return "\n".join(lines)
 
 
@@ -94,4 +94,5 @@ def interpreter(script: bytes) -> tuple[str, ...]:
 
 def _here(name: str, data: bytes) -> str:
     text = base64.encodebytes(data).decode()
-    return f"base64 -d >\"$r_dir/{name}\" <<'LVSFAB_END'\n{text}LVSFAB_END"
+    # `|| return`: where there is no room, half a script would be run
+    return f"base64 -d >\"$r_dir/{name}\" <<'LVSFAB_END' || return\n{text}LVSFAB_END"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from lvsfab.errors import CommandError, InputError, UnreachableError
 
@@ -49,6 +50,15 @@ class Task:
                     f"more than {MAX_SENT >> 20} MiB cannot be sent with a command",
                     tip="lvsfab put sends files of any size",
                 )
+
+
+def content(path: Path) -> bytes:
+    """A file that is sent with a command: whole, or more than Task takes (/dev/zero has no end)."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_SENT + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path=path) from None
 
 
 class State(StrEnum):

@@ -11,7 +11,7 @@ import pytest
 
 from lvsfab import copy
 from lvsfab.copy import Local, Wanted
-from lvsfab.errors import CommandError, InputError
+from lvsfab.errors import CommandError, HostError, InputError
 from lvsfab.session import Shell
 from tests.unit.local import LocalChannel
 
@@ -126,3 +126,40 @@ def test_what_is_no_place_for_a_file_is_refused(fields: tuple[str, ...]) -> None
 def test_a_file_of_ours_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         Local(tmp_path / "none")
+
+
+def test_a_file_that_grows_sends_what_it_was_and_no_script(
+    shell: Shell, source: Path, tmp_path: Path
+) -> None:
+    """What the host was not told of would be read by its shell."""
+    before, mark = source.read_bytes(), tmp_path / "mark"
+    local = Local(source)
+    with source.open("ab") as file:
+        file.write(f": >{mark}\n".encode())
+    copy.put(shell, local, Wanted(str(tmp_path / "to")))
+    shell.run("rec still true", timeout=5)  # the next script is read as one
+    shell.close()
+    assert (tmp_path / "to").read_bytes() == before
+    assert not mark.exists()
+
+
+def test_a_file_that_shrinks_is_told_and_the_shell_is_closed(
+    shell: Shell, source: Path, tmp_path: Path
+) -> None:
+    local = Local(source)
+    source.write_bytes(b"short")
+    with pytest.raises(HostError, match="became shorter while it was sent"):
+        copy.put(shell, local, Wanted(str(tmp_path / "to")))
+    assert not (tmp_path / "to").exists()
+    assert not list(tmp_path.glob(".lvsfab.*"))
+    with pytest.raises(HostError):
+        shell.run("rec still true", timeout=5)
+
+
+def test_what_has_no_size_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="bytes were read of a file of 0"):
+        Local(Path("/proc/version"))
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        with pytest.raises(InputError, match="is no regular file"):
+            Local(path)

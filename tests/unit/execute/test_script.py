@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvsfab.errors import InputError, UnreachableError
+from lvsfab.errors import CommandError, InputError, UnreachableError
 from lvsfab.execute.fleet import Watch
 from lvsfab.execute.remote import run_on
 from lvsfab.execute.script import MAX_WORD, PRELUDE, interpreter, run_script
-from lvsfab.execute.task import HostResult, State, Task
+from lvsfab.execute.task import HostResult, State, Task, content
 from lvsfab.session import Shell
 from tests.unit.local import LocalChannel
 
@@ -187,3 +187,32 @@ def test_the_shell_is_there_for_the_next_script(sh: list[str]) -> None:
 def test_what_cannot_be_run_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(InputError):
         Task(**fields)  # type: ignore[arg-type]
+
+
+def test_half_a_script_is_never_run(sh: list[str], tmp_path: Path) -> None:
+    """Where the host has no room for what is sent, nothing is run."""
+    mark = tmp_path / "mark"
+    script = f": >{mark}\n".encode() * 20_000
+    shell = Shell("here", LocalChannel(sh), PRELUDE)
+    shell.run(f"ulimit -f 8; trap '' XFSZ; TMPDIR={tmp_path}", timeout=5)
+    with pytest.raises(CommandError, match="has no room for what was sent"):
+        run_on(lambda _: shell, task := Task(script=script), run_script(task), Watch())("here")
+    assert not mark.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_sent_goes_with_a_controller_that_vanished(sh: list[str], tmp_path: Path) -> None:
+    channel = LocalChannel(sh)
+    shell = Shell("here", channel, PRELUDE)
+    shell.run(f"TMPDIR={tmp_path}", timeout=5)
+    with pytest.raises(UnreachableError):
+        shell.run(run_script(Task(script=b"sleep 30")), timeout=1.0)
+    assert list(tmp_path.iterdir())
+    channel.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvsfab.execute.task.MAX_SENT", 1000)
+    with pytest.raises(InputError, match="cannot be sent with a command"):
+        Task(argv=("cat",), stdin=content(Path("/dev/zero")))
