@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,9 +58,38 @@ def _end(done: Done) -> None:
         sys.exit(done.exit_code)
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+AFTER_DASHES = "A command goes after `--`:"
+
+
+class WithCommand(click.Command):
+    """A command line that ends in `-- COMMAND...`. Without `--` options of ours would be taken
+    out of COMMAND (`grep -v` is not `grep`), so words of one are refused there.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = list(args)
+        head = words[: words.index("--")] if "--" in words else words
+        ctx.allow_extra_args = True
+        try:
+            super().parse_args(ctx, list(head))
+        except click.NoSuchOption as error:
+            if head is not words:
+                raise
+            told = f"{error.format_message()} {AFTER_DASHES} {ctx.command_path} TARGET -- COMMAND"
+            raise click.UsageError(told, ctx) from None
+        if ctx.args and not ctx.resilient_parsing:
+            at = head.index(ctx.args[0], 1)
+            right = shlex.join([*head[:at], "--", *words[at:]])
+            raise click.UsageError(f"{AFTER_DASHES} {ctx.command_path} {right}", ctx)
+        ctx.params["command"] = tuple(words[len(head) + 1 :])
+        return []
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+
+
+@click.command(cls=WithCommand)
 @click.argument("target", required=False)
-@click.argument("command", nargs=-1)
 @click.option("--shell", metavar="TEXT", help="Run TEXT by `sh -c` there: 'ps | wc -l'.")
 @click.option("--script", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Send FILE and run it; words after -- are its arguments.")  # fmt: skip
@@ -72,7 +102,9 @@ def _end(done: Done) -> None:
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True,
               help="Seconds for each host; then it is stopped there.")  # fmt: skip
 @click.option("--group", is_flag=True, help="Show equal outputs once, at the end.")
-@click.option("--retry-failed", is_flag=True, help="The hosts that failed in the last run.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Only hosts that failed in the last run, or since."
+)
 @click.option("--via", metavar="URL", default="", help="dask://HOST:PORT: let its workers do it.")
 @limited
 @common()
@@ -80,7 +112,7 @@ def run(
     report: Reporter,
     inventory: str,
     target: str | None,
-    command: Sequence[str],
+    command: tuple[str, ...],
     shell: str | None,
     script: Path | None,
     stdin: Path | None,
@@ -104,7 +136,7 @@ def run(
             raise InputError("no TARGET", tip="lvsfab run TARGET -- COMMAND...")
         target = "*"
     task = Task(
-        argv=tuple(command),
+        argv=command,
         shell=shell,
         script=content(script) if script is not None else None,
         stdin=content(stdin) if stdin is not None else None,
@@ -127,7 +159,7 @@ def run(
     done = fleet.run(
         meant, task=task, sudo=sudo, limits=bounds, via=via, on_line=live, on_result=shown.result
     )
-    last.write(memory, fleet.inventory.name, done.results.values())
+    last.write(memory, fleet.inventory.name, done.results, again or ())
     shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)
     _end(done)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,9 +17,14 @@ from lvsfab.execute.task import HostResult, State
 FORMAT = "lvsfab.last-run/1"
 
 
-def write(directory: Path, inventory: str, results: Iterable[HostResult]) -> None:
-    """Remember; a state directory that cannot be written is no reason to fail a run."""
-    failed = [r.host for r in results if r.state is not State.OK]
+def write(
+    directory: Path, inventory: str, results: Mapping[str, HostResult], before: Iterable[str] = ()
+) -> None:
+    """Remember who failed; of `before`, failed in earlier runs, those whose turn it was not now.
+    A state directory that cannot be written is no reason to fail a run.
+    """
+    failed = [host for host in before if host not in results]
+    failed += [r.host for r in results.values() if r.state is not State.OK]
     text = json.dumps({"format": FORMAT, "failed": failed})
     new = directory / f".{secrets.token_hex(8)}"
     try:

@@ -106,3 +106,30 @@ def test_a_target_is_resolved_once(hosts: Hosts) -> None:
     assert hosts("put", "fact:os=* and rs1", source, there, "--dry-run").code == 2
     assert [endpoint.name for endpoint in hosts.reached].count("rs1") == 2  # its facts, the file
     assert [endpoint.name for endpoint in hosts.reached].count("rs2") == 1
+
+
+def test_a_command_goes_after_two_dashes(hosts: Hosts) -> None:
+    passwd = ("grep", "-v", "root", "/etc/passwd")
+    done = hosts("run", "rs1", *passwd)
+    assert (done.code, done.out, hosts.reached) == (64, "", [])
+    assert done.err.splitlines()[-1].endswith("rs1 -- grep -v root /etc/passwd")
+    assert "A command goes after `--`: lvsfab run" in hosts("run", "rs1", "ls", "-la").err
+    assert hosts("run", "rs1", "--group", "hostname", "--", "x").code == 64
+    done = hosts("run", "rs1", "--json", "--", "printf", "%s|", "--json", "--", "-v")
+    assert done.documents[0]["output"] == "--json|--|-v|"
+
+
+def test_who_failed_is_remembered_until_it_succeeds(hosts: Hosts) -> None:
+    hosts.dead = {"rs2", "rs3"}
+    hosts("run", "*", "--", "true")
+    done = hosts("run", "--retry-failed", "--json", "--", "true")
+    assert {d["host"] for d in done.documents} == {"rs2", "rs3"}
+    hosts.dead = {"rs3"}
+    done = hosts("run", "rs2", "--retry-failed", "--json", "--", "true")
+    assert [(d["host"], d["state"]) for d in done.documents] == [("rs2", "ok")]
+    done = hosts("run", "--retry-failed", "--json", "--", "true")
+    assert [(d["host"], d["state"]) for d in done.documents] == [("rs3", "unreachable")]
+    assert "nothing to do" in hosts("run", "rs1", "--retry-failed", "--", "true").err
+    hosts.dead = set()
+    assert hosts("run", "--retry-failed", "--", "true").code == 0
+    assert "nothing to do" in hosts("run", "--retry-failed", "--", "true").err

@@ -164,9 +164,9 @@ def test_the_last_run_is_remembered_by_inventory(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run on inventory"):
         last.failed_hosts(folder, "a")
     results = [ok("x"), HostResult("y", State.FAILED, 1), HostResult("z", State.NOT_RUN)]
-    last.write(folder, "a", results)
+    last.write(folder, "a", {result.host: result for result in results})
     assert last.failed_hosts(folder, "a") == ("y", "z")
-    last.write(folder, "a", [ok("x")])
+    last.write(folder, "a", {"x": ok("x")})
     assert last.failed_hosts(folder, "a") == ()
     assert [p.name for p in folder.iterdir()] == ["a.json"]
     (folder / "a.json").write_text("{")
@@ -176,4 +176,4 @@ def test_the_last_run_is_remembered_by_inventory(tmp_path: Path) -> None:
 
 def test_a_state_directory_that_cannot_be_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    last.write(tmp_path / "file", "a", [ok("x")])
+    last.write(tmp_path / "file", "a", {"x": ok("x")})
