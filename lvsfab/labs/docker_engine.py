@@ -13,6 +13,7 @@ from typing import Any
 from lvsfab.errors import LabError
 
 MIN_API = (1, 41)  # Docker 20.10: the oldest whose bridges may go without an address
+FAULTY = ((20, 10), (20, 10, 10))  # from, to: there no program of today may start threads
 TIMEOUT = 60  # seconds for one answer of the engine
 
 ROOTLESS = "or use the lab that needs no engine: --backend rootless"
@@ -54,10 +55,10 @@ def connect(open_client: Callable[[], Any] | None = None) -> Engine:
         raise unreachable(error) from error
     version = str(said.get("Version", "?"))
     level = _numbers(str(said.get("ApiVersion", "0")))
-    if level < MIN_API:
+    if level < MIN_API or FAULTY[0] <= _numbers(version) < FAULTY[1]:
         raise LabError(
             f"the Docker engine is too old: {version} (API {said.get('ApiVersion')})",
-            tip=f"Docker 20.10 or newer will do, {ROOTLESS}",
+            tip=f"Docker 20.10.10 or newer will do, {ROOTLESS}",
         )
     if said.get("Os", "linux") != "linux" or said.get("Arch", "amd64") not in ("amd64", "x86_64"):
         raise LabError(
@@ -160,11 +161,17 @@ def asking(what: str) -> Iterator[None]:
         ) from error
 
 
+def full(said: str) -> bool:
+    """Whether an engine's complaint is that its disk is full."""
+    low = said.lower()
+    return "no space left on device" in low or "disk quota exceeded" in low
+
+
 def explained(what: str, said: str) -> LabError:
     """An engine's complaint, with what to do where that is known."""
     low = said.lower()
     tip = ""
-    if "no space left on device" in low or "disk quota exceeded" in low:
+    if full(low):
         tip = "the engine's disk is full; see what is on it: docker system df"
     elif "is already in use by container" in low or "already exists" in low:
         tip = "something that is not the lab's has the name; rename it, or the inventory's `name:`"

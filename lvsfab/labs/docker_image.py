@@ -21,7 +21,7 @@ from lvsfab.errors import LabError
 from lvsfab.labs import cache
 from lvsfab.labs.base import Progress
 from lvsfab.labs.data import path, text
-from lvsfab.labs.docker_engine import Engine, asking
+from lvsfab.labs.docker_engine import Engine, asking, explained, full
 from lvsfab.labs.image import build_image, image_key
 from lvsfab.labs.kernel import Kernel
 
@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
 
 def recipe(kernel: Kernel | None, *more: str) -> Recipe:
     """`kernel` None: for an engine whose own kernel the hosts use; `more` packages."""
-    inputs = [text("Dockerfile"), text("entrypoint"), image_key(*more)]
+    inputs = [text("Dockerfile"), text("entrypoint"), image_key(*more), _own_base()]
     if kernel is None:
         return Recipe("host", f"lvsfab/host:{cache.key(*inputs)}", None)
     return Recipe("uml", f"lvsfab/uml:{cache.key(*inputs, kernel.entry.name)}", kernel)
@@ -68,10 +68,14 @@ def build(engine: Engine, kernel: Kernel | None, progress: Progress, *more: str)
         return tag
 
 
+def _own_base() -> str:
+    """The base that the user names."""
+    return os.environ.get("LVSFAB_BASE", "")
+
+
 def _base(engine: Engine, more: tuple[str, ...], progress: Progress) -> str:
-    """The base image: LVSFAB_BASE, else Debian's, else one made here of Debian's packages."""
-    own = os.environ.get("LVSFAB_BASE", "")
-    if own:
+    """The base image: the user's own, else Debian's, else one made here of Debian's packages."""
+    if own := _own_base():
         return own
     name = f"lvsfab/base:{image_key(*more)}"
     with asking("looking for the base image"):
@@ -92,21 +96,25 @@ def _base(engine: Engine, more: tuple[str, ...], progress: Progress) -> str:
 
 
 def _pull(engine: Engine, name: str, progress: Progress) -> str:
-    """Why the engine cannot pull `name`; "" when it did."""
+    """Why the engine cannot pull `name`; "" when it did. LabError when its disk is full."""
     from docker.errors import APIError, DockerException
 
     progress(f"pulling {name}")
     repository, _, tag = name.partition(":")
-    why = ""
+    why: str | None = None
     try:
         for event in engine.api.pull(repository, tag=tag, stream=True, decode=True):
             if "error" in event:  # the rest is read, else the connection stays open
-                why = why or short(str(event["error"]))
+                why = why if why is not None else str(event["error"])
     except APIError as error:
-        return short(str(error.explanation or error))
+        why = str(error.explanation or error)
     except (DockerException, OSError) as error:
-        return short(str(error))
-    return why
+        why = str(error)
+    if why is None:
+        return ""
+    if full(why):  # a base made here would not find room either
+        raise explained(f"pulling {name}", why)
+    return short(why)
 
 
 def short(said: str) -> str:
@@ -177,11 +185,10 @@ def follow(events: Iterable[Mapping[str, Any]], progress: Progress) -> None:
         error = error or str(event.get("error", "")).strip()  # its end is read as well
     if error:
         tail = "".join(f"\n  {line}" for line in said[-_LAST:])
-        full = "no space left on device" in error + tail
         raise LabError(
             f"the lab's image could not be built; it failed at\n  {step}{tail}\n  {error}",
             tip="the engine's disk is full: docker system df"
-            if full
+            if full(error + tail)
             else "LVSFAB_BASE=IMAGE names a base that has the packages already",
         )
 

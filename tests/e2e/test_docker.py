@@ -347,7 +347,6 @@ def test_a_build_that_fails_shows_its_step(
         tar.addfile(tarfile.TarInfo("nothing"))
     engine.api.import_image_from_data(empty.getvalue(), repository="lvsfab/empty", tag="test")
     monkeypatch.setenv("LVSFAB_BASE", "lvsfab/empty:test")
-    monkeypatch.setattr(docker_image, "find", lambda *_: None)
     try:
         with pytest.raises(
             LabError, match=r"(?s)failed at\n  Step \d+/\d+ : RUN set -eu"
@@ -366,6 +365,41 @@ def test_an_image_of_unchanged_inputs_is_not_built_again(engine: Engine) -> None
     assert said == []
     assert engine.api.inspect_image(tag)["Id"] == made["Id"]
     assert made["Config"]["Labels"][docker_image.LABEL] == tag.partition(":")[2]
+
+
+def within(engine: Engine, image: str, script: str) -> str:
+    """What a script in a container of the image prints; the container stays, by that name."""
+    api = engine.api
+    made = {"Image": image, "Entrypoint": ["sh", "-c", script], "HostConfig": {"CapAdd": []}}
+    container = api.create_container_from_config(made, "lvsfab-within")["Id"]
+    api.start(container)
+    assert api.wait(container)["StatusCode"] == 0, api.logs(container)
+    return bytes(api.logs(container)).decode()
+
+
+def test_no_service_but_ssh_starts_at_boot(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a base whose services start, as all of Debian's do where they are installed."""
+    api, links = engine.api, "for link in K01*; do mv $link S01${link#K01}; done; ls"
+    made = docker_image.build(engine, None, say)
+    ours = ["lvsfab/eager:test"]
+    try:
+        there = within(engine, made, f"cd /etc/rc2.d; {links}").split()
+        assert "S01apache2" in there
+        assert "S01keepalived" in there
+        api.commit("lvsfab-within", *ours[0].split(":"))
+        api.remove_container("lvsfab-within")
+        monkeypatch.setenv("LVSFAB_BASE", ours[0])
+        ours.append(docker_image.build(engine, None, say))
+        assert ours[1] != made
+        found = within(engine, ours[1], "cd /etc; ls -d rc[2-5].d/S*; ls rc2.d").split()
+        assert [one for one in found if "/" in one] == [f"rc{n}.d/S01ssh" for n in (2, 3, 4, 5)]
+        assert sorted(found[4:]) == sorted(
+            one.replace("S01", "K01") if one != "S01ssh" else one for one in there
+        )
+    finally:
+        api.remove_container("lvsfab-within", force=True)
+        for name in ours:
+            api.remove_image(name, force=True)
 
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="makes users and mounts of its own")

@@ -54,11 +54,19 @@ def test_an_engine_with_another_kernel_is_elsewhere() -> None:
     assert not engine.connect(lambda: Client(KernelVersion="6.6.12-linuxkit")).here
 
 
-def test_too_old() -> None:
-    with pytest.raises(LabError, match=r"too old: 19.03.8 \(API 1.40\)") as raised:
-        engine.connect(lambda: Client(Version="19.03.8", ApiVersion="1.40"))
-    assert "20.10" in raised.value.tip
+@pytest.mark.parametrize(
+    ("version", "api"), [("19.03.8", "1.40"), ("20.10.0", "1.41"), ("20.10.9", "1.41")]
+)
+def test_too_old(version: str, api: str) -> None:
+    with pytest.raises(LabError, match=rf"too old: {version} \(API {api}\)") as raised:
+        engine.connect(lambda: Client(Version=version, ApiVersion=api))
+    assert "20.10.10" in raised.value.tip
     assert "--backend rootless" in raised.value.tip
+
+
+@pytest.mark.parametrize("version", ["20.10.10", "20.10.24+dfsg1", "28.0.1", "4.3.1", "?"])
+def test_old_enough(version: str) -> None:
+    assert engine.connect(lambda: Client(Version=version, ApiVersion="1.41")).version == version
 
 
 @pytest.mark.parametrize("what", [{"Os": "windows"}, {"Arch": "arm64"}])

@@ -68,13 +68,41 @@ def kernel(tmp_path: Path, entry: str) -> Kernel:
     return Kernel(tmp_path, tmp_path, "7.2", "built", frozenset(), frozenset(), tmp_path / entry)
 
 
-def test_an_images_name_is_all_it_is_made_from(tmp_path: Path) -> None:
+def test_an_images_name_is_all_it_is_made_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LVSFAB_BASE", raising=False)
     one, other = kernel(tmp_path, "kernel-built-1"), kernel(tmp_path, "kernel-built-2")
     assert docker_image.recipe(one) == docker_image.recipe(one)
     tags = {docker_image.recipe(k).tag for k in (None, one, other)}
     tags.add(docker_image.recipe(one, "nginx").tag)
-    assert len(tags) == 4
     assert docker_image.recipe(None).target == "host"
+    monkeypatch.setenv("LVSFAB_BASE", "debian:sid")
+    tags.add(docker_image.recipe(one).tag)
+    assert len(tags) == 5
+
+
+class Pulled:
+    """An engine that answers a pull with these events."""
+
+    def __init__(self, *events: dict[str, str]) -> None:
+        self.events = events
+
+    def pull(self, *_: str, **__: object) -> tuple[dict[str, str], ...]:
+        return self.events
+
+
+def pulled(*events: dict[str, str]) -> str:
+    return docker_image._pull(Engine(Pulled(*events), "27.1", "", ""), "debian:x", lambda _: None)
+
+
+def test_what_comes_of_a_pull() -> None:
+    assert pulled({"status": "Pull complete"}) == ""
+    assert pulled({"error": "Get registry: no such host"}, {"error": "x"}) == "no such host"
+    assert pulled({"error": ""}) == "no reason"
+    with pytest.raises(LabError, match=r"pulling debian:x.*no space left") as raised:
+        pulled({"error": "write /var/lib/docker/tmp/x: no space left on device"})
+    assert "docker system df" in raised.value.tip
 
 
 def test_what_a_kernel_has() -> None:
