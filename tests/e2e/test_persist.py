@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from tests.e2e.conftest import LabUnderTest
+from tests.e2e.test_tutorials import reboot
 
 pytestmark = pytest.mark.lab
-HOSTS = ("client", "router", "director", "rs1", "rs2", "rs3")
 TUN = ("tun", "--set", "arp=arptables")
 DR = ("dr", "--set", "arp=nft")
-
-
-def reboot_all(lab: LabUnderTest) -> None:
-    with ThreadPoolExecutor(len(HOSTS)) as pool:
-        list(pool.map(lambda host: lab.cli("lab", "reboot", host, "--keep"), HOSTS))
 
 
 def verified(lab: LabUnderTest) -> str:
@@ -28,7 +21,7 @@ def verified(lab: LabUnderTest) -> str:
 def test_it_is_there_after_a_reboot_and_down_takes_it_away(clean: LabUnderTest) -> None:
     clean.cli("up", *TUN, "--persist", "--no-verify")
     clean.cli("plan", *TUN, "--persist")
-    reboot_all(clean)
+    reboot(clean)
     assert verified(clean) == "tun"
     again = clean.cli("up", *TUN, "--persist", "--no-verify", "--json").json
     assert again["changes"] == 0
@@ -46,11 +39,11 @@ def test_another_mode_and_then_one_that_is_not_kept(clean: LabUnderTest) -> None
     clean.cli("up", *TUN, "--no-verify")
     clean.cli("up", *TUN, "--persist", "--no-verify")  # what is up already is kept from now on
     clean.cli("up", *DR, "--persist", "--no-verify")
-    reboot_all(clean)
+    reboot(clean)
     assert verified(clean) == "dr"
     assert clean.sh("rs3", "ls /etc/lvsfab /var/lib/lvsfab 2>/dev/null || true") == ""
 
     clean.cli("up", "nat", "--no-verify")
     assert verified(clean) == "nat"
-    reboot_all(clean)
+    reboot(clean)
     clean.left_nothing()
