@@ -107,6 +107,18 @@ def test_nothing_of_all_these_ways_is_left(clean: LabUnderTest) -> None:
     clean.left_nothing()
 
 
+def test_the_monitor_opens_the_port_of_gue_again(clean: LabUnderTest) -> None:
+    gue = ("tun", "--set", "tunnel=gue", "--set", "monitor=yes")
+    clean.cli("up", *gue, "--no-verify")
+    clean.sh("rs1", "ip fou del port 6080")
+    clean.sh("rs2", "ip fou del port 6080; rmmod fou")
+    opened = "ip fou show | grep -q '^port 6080 gue' && ip -br link show tunl0 | grep -q UNKNOWN"
+    for host in ("rs1", "rs2"):
+        clean.sh(host, f"for i in $(seq 90); do {opened} && exit; sleep 0.1; done; exit 1")
+    clean.cli("plan", *gue)  # it has left nothing for `up` to mend
+    assert clean.cli("verify", "-n", "20", "--json").json["status"] == "pass"
+
+
 def test_three_to_one_is_exactly_that(clean: LabUnderTest) -> None:
     clean.cli("up", "nat", "--no-verify", "--set", "scheduler=wrr", "--set", "weights=rs1:3,rs2:1")
     verdict = clean.cli("verify", "-n", "400", "--json").json

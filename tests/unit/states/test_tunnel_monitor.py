@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lvsfab.states.address import Address
+from lvsfab.states.fou import Fou
+from lvsfab.states.module import Module
 from lvsfab.states.route import Route
 from lvsfab.states.tunnel_monitor import PATIENCE, program
 
@@ -18,30 +20,36 @@ ROUTES = [
     for peer, via in (("10.0.0.1", "203.0.113.10"), ("10.0.0.4", "203.0.113.12"))
 ]
 
+END = [Module(name="ipip"), Module(name="fou"), Fou(port=6080), VIP, *ROUTES]
+
 # `looks` counts the looks; ANSWERS are the peers that answer a ping; BREAKS the look before which
-# somebody takes the device down; setting it up mends that.
+# somebody takes the device down, or closes the port (WHAT); setting it up, adding it mends that.
 STUBS = {
-    "sleep": 'echo >>looks; n=$(wc -l <looks)\n[ "$n" = "$BREAKS" ] && : >down\n'
+    "sleep": 'echo >>looks; n=$(wc -l <looks)\n[ "$n" = "$BREAKS" ] && : >"$WHAT"\n'
     '[ "$n" -lt "$LOOKS" ] || kill "$PPID"',
     "ip": 'case "$*" in\n"-o link show"*) [ -e down ] || echo "9: tunl0" ;;\n'
     '"-o addr show"*) echo "9: tunl0 inet 203.0.113.100/32 scope" ;;\n'
-    '"link set dev tunl0 up") rm -f down ;;\nesac',
+    '"link set dev tunl0 up") rm -f down ;;\n'
+    '"-4 fou show") [ -e closed ] || echo "port 6080 gue" ;;\n'
+    '"-4 fou add port 6080 gue") rm -f closed ;;\nesac',
     "ping": 'for last; do :; done\ncase " $ANSWERS " in *" $last "*) exit 0 ;; esac\nexit 1',
     "logger": 'echo "$(wc -l <looks): $3" >>said',
-    "modprobe": ":",
+    "modprobe": 'echo "$1" >>loaded',
 }
 
 
-def told(folder: Path, looks: int, *, answers: str = "", breaks: int = 0) -> list[str]:
+def told(
+    folder: Path, looks: int, *, answers: str = "", breaks: int = 0, what: str = "down"
+) -> list[str]:
     """What the monitor logs within so many looks, each with the number of looks before it."""
     for name, text in STUBS.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
     (folder / "looks").write_text("")
     (folder / "said").write_text("")
-    text = program("tunl0", [VIP], ROUTES)
+    text = program("tunl0", END)
     text = re.sub(r"(?m)^PATH=", f"PATH={folder}:", text).replace("/proc/sys/net", str(folder))
-    given = {"ANSWERS": answers, "BREAKS": str(breaks), "LOOKS": str(looks)}
+    given = {"ANSWERS": answers, "BREAKS": str(breaks), "WHAT": what, "LOOKS": str(looks)}
     subprocess.run(["/bin/sh", "-c", text], cwd=folder, env=given, timeout=60, check=False)
     assert len((folder / "looks").read_text()) == looks
     return (folder / "said").read_text().splitlines()
@@ -68,3 +76,9 @@ def test_silence_is_answered_again_after_a_while(tmp_path: Path) -> None:
 def test_one_director_that_answers_is_enough(tmp_path: Path, answers: str) -> None:
     assert told(tmp_path, 4, answers=answers) == []
     assert len(told(tmp_path, 4, answers=answers, breaks=2)) == 1
+
+
+def test_a_port_that_somebody_closed_is_opened_again(tmp_path: Path) -> None:
+    said = told(tmp_path, 6, answers="10.0.0.1", breaks=2, what="closed")
+    assert said == ["2: LVS-TUN: UDP port 6080 is closed, restoring tunl0"]
+    assert (tmp_path / "loaded").read_text().split() == ["ipip", "fou"]
