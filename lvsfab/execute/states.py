@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from lvsfab.document import Document
 from lvsfab.engine import Emit, Engine, Event
@@ -45,7 +45,7 @@ class AddingEngine(Engine):
 def arguments(kind: str, words: Sequence[str]) -> dict[str, Any]:
     """What `lvsfab state TARGET KIND WORD...` gives a kind. NAME=VALUE; a word without `=` is the
     kind's first field; `sysctl net.ipv4.ip_forward=1` is name and value; `NAME=@FILE` a file's
-    content; a value in JSON brackets is a list or an object.
+    content as it is, `NAME=@@TEXT` is @TEXT; a list or an object is given as JSON.
     """
     if kind not in BUILDERS:
         raise InputError(
@@ -56,32 +56,59 @@ def arguments(kind: str, words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals and fields and fields[0] not in found:
-            found[fields[0]] = word
+            given = {fields[0]: word}
         elif not equals:
             raise InputError(f"`{word}` is not NAME=VALUE", key=kind)
         elif kind == "sysctl" and "." in name:
-            found |= {"name": name, "value": text}
+            given = {"name": name, "value": text}
         else:
-            found[name] = _value(kind, name, text)
+            given = _value(kind, name, text)
+        for twice in found.keys() & given.keys():
+            raise InputError(
+                f"`{word}`: {twice} was given before",
+                key=kind,
+                tip="one state is one resource; `lvsfab apply` carries out a file of many",
+            )
+        found |= given
     return found
 
 
-def _value(kind: str, name: str, text: str) -> Any:
+def _value(kind: str, name: str, text: str) -> dict[str, Any]:
     if name == "absent":
         if text.lower() not in _WORDS:
             raise InputError(f"absent=`{text}`: true or false", key=kind)
-        return _WORDS[text.lower()]
-    if text.startswith("@"):
+        return {name: _WORDS[text.lower()]}
+    if text.startswith("@") and not text.startswith("@@"):
+        return {name: _of_file(kind, Path(text[1:]))}
+    if _structured(kind, name, text):
         try:
-            return Path(text[1:]).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot be read: {error}", path=text[1:], key=kind) from None
-    if text[:1] in ("[", "{"):
-        try:
-            return json.loads(text)
+            return {name: json.loads(text)}
         except ValueError as error:
-            raise InputError(f"{name}: not JSON: {error}", key=kind) from None
-    return text
+            tip = f"""{name}='["a", "b"]' or {name}='{{"a": "b"}}'"""
+            raise InputError(f"{name}: not JSON: {error}", key=kind, tip=tip) from None
+    return {name: text.removeprefix("@") if text.startswith("@@") else text}
+
+
+def _of_file(kind: str, path: Path) -> str:
+    """A file's text, its line ends as they are."""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise InputError(
+            "is no text (UTF-8)", path=path, key=kind, tip="`lvsfab put` sends any file"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error}", path=path, key=kind) from None
+
+
+def _structured(kind: str, name: str, text: str) -> bool:
+    """Whether a field is a list or an object, so that its value is JSON. The words that mean
+    several resources have no field of free text: what looks like JSON there is.
+    """
+    if kind not in KINDS:
+        return text[:1] in ("[", "{")
+    hint = get_type_hints(KINDS[kind]).get(name)
+    return any(get_origin(part) in (list, tuple, dict) for part in (hint, *get_args(hint)))
 
 
 def compile_state(
