@@ -1,11 +1,13 @@
 """The command line. Thin: each command opens an `App`, asks it, and reports.
 
 Exit codes: 0 good, 1 an error of ours, 2 changes pending (plan), 3 verify failed, 4 a host
-unreachable, 5 a host's command failed, 64 bad input, 130 interrupted.
+unreachable, 5 a host's command failed, 64 bad input, 130 interrupted, 141 nobody reads what it
+prints any more.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -19,6 +21,7 @@ from lvsfab import __version__
 from lvsfab.cli_capture import capture
 from lvsfab.cli_common import (
     BAD_INPUT,
+    BROKEN_PIPE,
     CHANGES_PENDING,
     INTERRUPTED,
     VERIFY_FAILED,
@@ -298,11 +301,17 @@ for command in (capture, history, lab, *COMMANDS):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code: the one place where errors become codes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a host may say what this locale cannot
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(_invoke(argv))
+        code = _invoke(argv)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = BROKEN_PIPE
+    if code == BROKEN_PIPE:  # what is still to be flushed goes nowhere
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, sys.stderr.fileno())
+    sys.exit(code)
 
 
 def _invoke(argv: Sequence[str] | None) -> int:
@@ -339,6 +348,8 @@ def _carry_out(words: list[str], reports: list[Reporter]) -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("interrupted; `lvsfab up` or `lvsfab down` goes on from here", err=True)
         return INTERRUPTED
+    except BrokenPipeError:  # `| head`: the end, as SIGPIPE is for other tools
+        return BROKEN_PIPE
     except LvsfabError as error:
         from lvsfab.report import Reporter as Plain
 

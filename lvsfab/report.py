@@ -70,12 +70,20 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line of progress."""
-        with self._lock:
-            print(clean_keep_colour(text), file=sys.stderr, flush=True)
+        self._print(clean_keep_colour(text), sys.stderr)
 
     def result(self, text: str) -> None:
-        with self._lock:
-            print(text, flush=True)
+        self._print(text, sys.stdout)
+
+    def _print(self, text: str, stream: TextIO) -> None:
+        try:
+            with self._lock:
+                print(text, file=stream, flush=True)
+        except BrokenPipeError:  # nobody reads any more: the command line ends the program
+            raise
+        except OSError as error:
+            name = "standard error" if stream is sys.stderr else "standard output"
+            raise LvsfabError(f"{name} cannot be written: {error.strerror}") from None
 
     def document(self, schema: str, body: Mapping[str, Any]) -> None:
         self.result(json.dumps({"schema": schema, **body}, ensure_ascii=True))

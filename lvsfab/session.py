@@ -17,13 +17,17 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from lvsfab.errors import CommandError, UnreachableError
 
 MAX_RECORD = 32 * 1024 * 1024  # bytes of one record: a host that prints without end is cut here
+MAX_ANSWERS = 64 * 1024 * 1024  # bytes of all records of one script
+MAX_RECORDS = 100_000  # of one script; the longest of ours has some hundred
+SEND_TIMEOUT = 15.0  # s for what is sent outside a script's own time
 MAX_STRAY = 64 * 1024  # bytes outside records that are kept, to show when something goes wrong
 
 
@@ -63,7 +67,9 @@ class Record:
 class Channel(Protocol):
     """A byte stream to the standard input and from the standard output of a shell on a host."""
 
-    def send(self, data: bytes) -> None: ...
+    def send(self, data: bytes, timeout: float) -> None:
+        """All of `data`; TimeoutError when the host has not taken it within `timeout` s."""
+        ...
 
     def recv(self, timeout: float) -> bytes:
         """Up to some bytes; b"" at the end of the stream; TimeoutError after `timeout` s."""
@@ -93,12 +99,17 @@ rec() {
 """
 
 
+class TooMuchError(Exception):
+    """A host says more than any answer of ours has."""
+
+
 class Framer:
     """Turns the bytes of a shell into records. Pure: bytes in, records out.
 
     `on_line` is told each line as it comes, with the id of its record (for live output). `done`
     is True once the script's end mark was seen. What stands outside records (banners,
-    job notices) is kept in `stray`, bounded.
+    job notices) is kept in `stray`, bounded; so are the records, each and all, even those of a
+    host that knows the nonce (it was sent it).
     """
 
     def __init__(self, nonce: str, on_line: Callable[[str, str], None] | None = None) -> None:
@@ -110,11 +121,13 @@ class Framer:
         self._buffer = bytearray()
         self._body = bytearray()
         self._open: str | None = None
+        self._all = 0  # bytes of what was framed
+        self._count = 0
         self.stray = bytearray()
         self.done = False
 
     def feed(self, data: bytes) -> list[Record]:
-        """Records completed by `data`. ValueError when a record outgrows MAX_RECORD."""
+        """Records completed by `data`. TooMuchError beyond MAX_RECORD, MAX_ANSWERS, MAX_RECORDS."""
         seen = len(self._buffer)  # holds no newline: a line without end is searched once
         self._buffer += data
         records: list[Record] = []
@@ -126,11 +139,18 @@ class Framer:
             if record is not None:
                 records.append(record)
         if len(self._body) + len(self._buffer) > MAX_RECORD:
-            raise ValueError(f"more than {MAX_RECORD} bytes in one answer")
+            raise TooMuchError(f"more than {MAX_RECORD} bytes in one answer")
+        self._count += len(records)
+        if self._all > MAX_ANSWERS:
+            raise TooMuchError(f"more than {MAX_ANSWERS} bytes of answers")
+        if self._count > MAX_RECORDS:
+            raise TooMuchError(f"more than {MAX_RECORDS} answers")
         return records
 
     def _line(self, line: bytes) -> Record | None:
         match = self._mark.match(line)
+        if match is not None or self._open is not None:
+            self._all += len(line) + 1
         if match is None:
             if self._open is None:
                 self.stray += (line + b"\n")[: MAX_STRAY - len(self.stray)]
@@ -164,6 +184,7 @@ class Shell:
         self._nonce = f"lvsfab-{secrets.token_hex(12)}"
         self._prelude = f"NONCE={self._nonce}\n{PRELUDE}{prelude}\n"
         self._count = 0
+        self._deadline: float | None = None  # of the script that runs
 
     def run(
         self,
@@ -189,29 +210,40 @@ class Shell:
         )
         self._prelude = ""
         records: list[Record] = []
-        deadline = time.monotonic() + timeout
+        self._deadline = time.monotonic() + timeout
+        told = f"no end of {what} after {timeout:.0f} s"
         try:
-            self._channel.send(script.encode())
+            with self._link(told, records):
+                self._channel.send(script.encode(), timeout)
             while not framer.done:
-                data = self._recv(deadline, idle)
+                with self._link(told, records):
+                    data = self._recv(self._deadline, idle)
                 if not data:
                     raise self._ended(framer, what)
+                # who is told may fail in ways of their own: those are not the link's
                 for record in framer.feed(data):
                     records.append(record)
                     if on_record is not None:
                         on_record(record)
+        except TooMuchError as error:
+            raise CommandError(self.host, f"{error} while waiting for {what}") from None
+        finally:
+            self._deadline = None
+        return records
+
+    @contextmanager
+    def _link(self, told: str, records: Sequence[Record]) -> Iterator[None]:
+        """What the channel does, as errors about this host; `told`: when the time is over."""
+        try:
+            yield
         except TimeoutError:
             raise UnreachableError(
                 self.host,
-                f"no end of {what} after {timeout:.0f} s (last seen: "
-                f"{records[-1].id if records else 'nothing'})",
+                f"{told} (last seen: {records[-1].id if records else 'nothing'})",
                 tip="is the host overloaded, or the link stuck? Run again with -v",
             ) from None
         except OSError as error:
             raise UnreachableError(self.host, f"link lost: {error}") from error
-        except ValueError as error:
-            raise CommandError(self.host, f"{error} while waiting for {what}") from error
-        return records
 
     def _recv(self, deadline: float, idle: float | None) -> bytes:
         left = deadline - time.monotonic()
@@ -230,7 +262,8 @@ class Shell:
         """Bytes for a running script that reads its shell's own standard input. Only once that
         script said that it does, or the shell would take them for a script.
         """
-        self._channel.send(data)
+        left = SEND_TIMEOUT if self._deadline is None else self._deadline - time.monotonic()
+        self._channel.send(data, max(left, 0.0))
 
     def end_input(self) -> None:
         """No further script will come. What a guarded command is (execute/script.py) is stopped

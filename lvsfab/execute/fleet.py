@@ -133,6 +133,10 @@ def each(hosts: Sequence[str], work: Work, limits: Limits, told: Told, watch: Wa
         except KeyboardInterrupt:
             fleet.interrupted = True
             _interrupt(fleet, pool, told, watch)
+        except BaseException:  # whoever listens is gone, or a fault of ours: nothing runs on
+            pool.todo.clear()
+            watch.stop()
+            raise
         finally:
             pool.todo.clear()
     for host in hosts:

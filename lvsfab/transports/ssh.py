@@ -8,9 +8,10 @@ import secrets
 import select
 import shlex
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     import tenacity
 
 CONNECT_TIMEOUT = 15.0  # s for TCP, key exchange and login together
+END_TIMEOUT = 2.0  # s for the few bytes that end a shell's input, or close it
 RETRY_WAIT = 0.5  # s before a refused connection is tried again
 MAX_STDERR = 64 * 1024  # bytes kept of what comes on standard error
 CHUNK = 64 * 1024
+DRAINED = 64  # chunks of standard error taken at a time
 
 
 class SSHChannel:
@@ -38,19 +41,57 @@ class SSHChannel:
         self._channel = channel
         self._stderr = bytearray()
 
-    def send(self, data: bytes) -> None:
-        self._channel.settimeout(CONNECT_TIMEOUT)
-        self._channel.sendall(data)
+    def send(self, data: bytes, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        with self._within(timeout):
+            for start in range(0, len(data), CHUNK):
+                part = data[start : start + CHUNK]
+                while part:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError("the host takes no more")
+                    self._channel.settimeout(min(left, CONNECT_TIMEOUT))
+                    sent = self._channel.send(part)
+                    if not sent:
+                        raise ConnectionError("the host closed its input")
+                    part = part[sent:]
 
     def recv(self, timeout: float) -> bytes:
         self._channel.settimeout(timeout)
         try:
-            return self._channel.recv(CHUNK)
+            with _as_os_errors():
+                return self._channel.recv(CHUNK)
         finally:
             self._drain()
 
+    @contextmanager
+    def _within(self, timeout: float) -> Iterator[None]:
+        """What is sent in here ends by then. A channel's time-out does not bound that: paramiko
+        waits for ever for a host whose TCP takes nothing, until somebody closes the connection.
+        """
+        over = threading.Event()
+
+        def end() -> None:
+            over.set()
+            self._close()
+
+        timer = threading.Timer(timeout, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            with _as_os_errors():
+                yield
+        except OSError as error:
+            if over.is_set():
+                raise TimeoutError("the host takes no more") from error
+            raise
+        finally:
+            timer.cancel()
+
     def _drain(self) -> None:
-        while self._channel.recv_stderr_ready():
+        for _ in range(DRAINED):  # a host that never ends it keeps nobody
+            if not self._channel.recv_stderr_ready():
+                break
             data = self._channel.recv_stderr(CHUNK)
             if not data:
                 break
@@ -61,12 +102,26 @@ class SSHChannel:
         return bytes(self._stderr)
 
     def end_input(self) -> None:
-        self._channel.shutdown_write()
+        with self._within(END_TIMEOUT):
+            self._channel.shutdown_write()
 
     def close(self) -> None:
-        with suppress(EOFError, OSError):  # the other end is gone
+        with suppress(OSError), self._within(END_TIMEOUT):  # the other end is gone
             self._channel.close()
         self._close()
+
+
+@contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """Paramiko's own errors (a connection that was closed, a key exchange that the host never
+    ended) as what a channel may raise.
+    """
+    from paramiko import SSHException  # loaded long before
+
+    try:
+        yield
+    except (SSHException, EOFError) as error:
+        raise ConnectionError(str(error) or "the connection was closed") from error
 
 
 def connect(endpoint: Endpoint, *, timeout: float = CONNECT_TIMEOUT) -> SSHChannel:

@@ -363,6 +363,10 @@ def shell_of(script: str, *argv: str) -> Shell:
     return Shell("h", LocalChannel(argv or ["sh", "-c", script]))
 
 
+# The nonce is in the first line that a host is sent.
+FRAMES = r"""IFS== read -r x n; exec yes "$(printf '\n%s>x\n%s<x 0' $n $n)" """
+
+
 @pytest.mark.parametrize(
     ("script", "raises", "told"),
     [
@@ -373,12 +377,14 @@ def shell_of(script: str, *argv: str) -> Shell:
         ("echo MOTD; exec cat", UnreachableError, "no end of"),  # its own script comes back
         ("exec yes", UnreachableError, "no end of"),
         ("exec tr '\\0' x 3<&0 </dev/zero", CommandError, f"more than {MAX_RECORD} bytes"),
+        (FRAMES, CommandError, "more than .* answer"),
         ("printf '\\033[2J\\033]0;x\\007'; exit 0", UnreachableError, "ended before|link lost"),
     ],
-    ids=["silent", "gone", "no login", "garbage", "echo", "endless", "endless line", "escapes"],
+    ids=["silent", "gone", "no login", "garbage", "echo", "endless", "endless line",
+         "endless frames", "escapes"],
 )  # fmt: skip
 def test_hosts_that_are_no_hosts(script: str, raises: type[HostError], told: str) -> None:
-    shell, limit = shell_of(script), 60 if "zero" in script else 3
+    shell, limit = shell_of(script), 60 if raises is CommandError else 3
     began = time.monotonic()
     try:
         with pytest.raises(raises, match=told) as raised:

@@ -96,10 +96,10 @@ class CutChannel(LocalChannel):
         self._cut = cut
         cut.channels.append(self)
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, timeout: float) -> None:
         if self._cut.happened:
             raise ConnectionResetError("cut")
-        super().send(data)
+        super().send(data, timeout)
 
     def recv(self, timeout: float) -> bytes:
         if self._cut.happened:

@@ -1,4 +1,5 @@
 import subprocess
+import tracemalloc
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvsfab.errors import CommandError, UnreachableError
-from lvsfab.session import PRELUDE, Framer, Record, Shell, command
+from lvsfab.session import PRELUDE, Framer, Record, Shell, TooMuchError, command
 from tests.unit.local import LocalChannel
 
 
@@ -45,7 +46,7 @@ def test_endless_output_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvsfab.session.MAX_RECORD", 1000)
     framer = Framer("N")
     framer.feed(b"N>a\n")
-    with pytest.raises(ValueError, match="more than 1000 bytes"):
+    with pytest.raises(TooMuchError, match="more than 1000 bytes"):
         feed(framer, [b"x" * 100 for _ in range(20)])
 
 
@@ -103,3 +104,48 @@ def test_a_host_that_prints_without_end_is_an_error(monkeypatch: pytest.MonkeyPa
         pytest.raises(CommandError, match="more than 100000 bytes"),
     ):
         Shell("here", channel).run("rec a yes", timeout=10)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "x"), OSError(28, "x"), ValueError("x")])
+@pytest.mark.parametrize("word", ["on_line", "on_record"])
+def test_what_those_who_are_told_run_into_is_not_the_hosts(word: str, error: Exception) -> None:
+    def told(*_: object) -> None:
+        raise error
+
+    with closing(LocalChannel()) as channel, pytest.raises(type(error)) as raised:
+        Shell("here", channel).run("rec a echo x", timeout=10, **{word: told})  # type: ignore[arg-type]
+    assert raised.value is error
+
+
+def framed(number: int, body: bytes) -> bytes:
+    return b"\nN>a\n%s\nN<a 0\n" % body * number
+
+
+@pytest.mark.parametrize(
+    ("chunk", "told"),
+    [
+        (framed(100, b""), "1000 answers"),
+        (framed(1, b"x" * 10_000), "200000 bytes of answers"),
+        (b"\nN>a\n" * 100, "bytes of answers"),  # begun and begun again
+        (b"\nN>a\n" + b"\n" * 10_000, "bytes of answers"),
+        (b"\nN<a 0\n" * 100, "bytes of answers"),
+        (b"N" * 10_000, "100000 bytes in one answer"),
+    ],
+)
+def test_a_host_that_frames_without_end_uses_bounded_memory(
+    chunk: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lvsfab.session.MAX_RECORD", 100_000)
+    monkeypatch.setattr("lvsfab.session.MAX_ANSWERS", 200_000)
+    monkeypatch.setattr("lvsfab.session.MAX_RECORDS", 1000)
+    framer, records = Framer("N"), []
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooMuchError, match=told):
+            for _ in range(10_000):
+                records += framer.feed(chunk)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 600_000
+    assert len(records) <= 1000
