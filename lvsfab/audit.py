@@ -1,16 +1,21 @@
-"""What was done by whom: one JSON line for each run that can change hosts, on the controller.
+"""What was done by whom: one JSON line for each run that can change hosts or take files or packets
+from them, on the controller.
 
-The file is its user's alone (0600 in a folder of 0700) and is only ever appended to, one write a
-line. Values that look like secrets are masked; commands and file contents are not in it at all.
+The file is its user's alone (0600 in a folder of 0700) and is only ever appended to, a whole line
+at a time. Values that look like secrets are masked; of commands only the program's name is in it,
+of file contents nothing.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,6 +25,9 @@ SCHEMA = "lvsfab.run/1"
 MASK = "***"
 MAX_BYTES = 64 * 1024 * 1024  # of the file that are read back, from its end
 MAX_WORD = 200  # characters of one word of a command line
+CONTENTS = ("content", "data", "text")  # fields of kinds that hold what a file says
+_PROGRAM = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*")
+_URL = re.compile(r"(://)[^/@\s]*@")
 _SECRET = re.compile(r"pass|secret|token|credential|auth|(^|[^a-z])key([^a-z]|$)", re.IGNORECASE)
 
 
@@ -46,25 +54,60 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     exit: int = 0
 
 
-def masked(words: Sequence[str]) -> list[str]:
-    """Command-line words with the values of what looks like a secret masked: `password=x`,
-    `--token=x`, `--token x`. A long word (a script) is cut.
+class Given(NamedTuple):
+    """One parameter as it was given: its name, the `option` that it was given by ("": none) and
+    its values, each a word.
     """
-    found: list[str] = []
-    hide = False
-    for word in words:
-        name, equals, _ = word.partition("=")
-        secret = bool(_SECRET.search(name))
-        if hide:
-            found.append(MASK)
-        elif equals and secret:
-            found.append(f"{name[:MAX_WORD]}={MASK}")
-        elif len(word) > MAX_WORD:
-            found.append(word[:MAX_WORD] + "...")
+
+    name: str
+    option: str
+    words: Sequence[str] = ()
+
+
+def asked(command: str, given: Iterable[Given]) -> list[str]:
+    """The words of a command line without what may be secret: of what is run on hosts only the
+    program's name; no content of a file, no variable, no value whose name looks like a secret.
+    """
+    found = command.split()
+    given = tuple(given)
+    scripts = any(parameter.name == "script" for parameter in given)
+    for parameter in given:
+        words = _shown(command, parameter, scripts=scripts)
+        if not parameter.option:
+            found += words
+        elif not parameter.words:
+            found.append(parameter.option)
         else:
-            found.append(word)
-        hide = not hide and secret and not equals and word.startswith("-")
-    return found
+            found += [each for word in words for each in (parameter.option, word)]
+    return [_URL.sub(rf"\1{MASK}@", word[:MAX_WORD] + "..." * (len(word) > MAX_WORD))
+            for word in found]  # fmt: skip
+
+
+def _shown(command: str, given: Given, *, scripts: bool) -> list[str]:
+    if scripts and given.name == "command":  # a script's arguments
+        return ["--", "..."] if given.words else []
+    if command == "run" and given.name in ("command", "shell"):
+        return _program(given)
+    if given.name == "env":
+        return [f"{word.partition('=')[0]}={MASK}" for word in given.words]
+    return [_masked(word) for word in given.words]
+
+
+def _program(given: Given) -> list[str]:
+    """`ip ...` for `ip addr add ...`: what else stands there may hold anything."""
+    words = [word for text in given.words for word in text.split()]
+    if not words:
+        return []
+    plain = words[0] if _PROGRAM.fullmatch(words[0]) else MASK
+    told = [plain, *(["..."] if len(words) > 1 else [])]
+    return [" ".join(told)] if given.option else ["--", *told]
+
+
+def _masked(word: str) -> str:
+    name, equals, value = word.partition("=")
+    file = value.startswith("@") and not value.startswith("@@")  # content=@FILE
+    hidden = name in CONTENTS and not file
+    return f"{name}={MASK}" if equals and (hidden or _SECRET.search(name)) else word
 
 
 def masked_sets(sets: Mapping[str, str]) -> dict[str, str]:
@@ -75,7 +118,7 @@ def append(folder: Path, run: Run) -> None:
     """Add a line. LvsfabError when it cannot be written, or the file is not its user's alone."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(_file(folder), flags, 0o600)
         try:
             about = os.fstat(handle)
@@ -85,11 +128,31 @@ def append(folder: Path, run: Run) -> None:
                 )
             if stat.S_IMODE(about.st_mode) & 0o077:
                 os.fchmod(handle, 0o600)
-            os.write(handle, msgspec.json.encode(run) + b"\n")
+            _add(handle, msgspec.json.encode(run) + b"\n")
         finally:
             os.close(handle)
     except OSError as error:
-        raise LvsfabError(f"the run cannot be recorded: {error}") from None
+        raise LvsfabError(
+            f"the run cannot be recorded: {error}",
+            tip="`lvsfab up --resume` does not know of it",
+        ) from None
+
+
+def _add(handle: int, line: bytes) -> None:
+    """All of a line or nothing of it. One that a killed run left half is ended first, or the two
+    would be one that cannot be read.
+    """
+    with suppress(OSError):  # a file system without locks: lines are short, and written at once
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    size = os.fstat(handle).st_size
+    if size and os.pread(handle, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        while line:
+            line = line[os.write(handle, line) :]
+    except OSError:
+        os.ftruncate(handle, size)
+        raise
 
 
 def read(folder: Path) -> list[Run]:
@@ -113,10 +176,12 @@ def read(folder: Path) -> list[Run]:
 
 
 def last_up(folder: Path, inventory: str) -> Run | None:
-    """The last `up` on this inventory, unless a `down` came after it."""
+    """The last `up` on this inventory that came to its hosts, unless its end came after it."""
     for run in reversed(read(folder)):
-        if run.inventory == inventory and run.command in ("up", "down"):
-            return run if run.command == "up" and run.recipe else None
+        if run.inventory == inventory and run.command in ("down", "lab down"):
+            return None
+        if run.inventory == inventory and run.command == "up" and run.recipe:
+            return run
     return None
 
 

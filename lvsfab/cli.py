@@ -325,7 +325,7 @@ def _invoke(argv: Sequence[str] | None) -> int:
         code = done.code if isinstance(done.code, int) else int(done.code is not None)
     finally:
         for report in reports:
-            record(words, report, began, code)
+            record(report, began, code)
     return code
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from lvsfab.app import App
+    from lvsfab.audit import Given
     from lvsfab.model import Secret
     from lvsfab.report import Reporter
 
@@ -48,9 +50,11 @@ def common(*, sets: bool = False) -> Callable[[Callable[..., None]], Callable[..
             from lvsfab.report import Reporter
 
             report = Reporter(as_json=as_json, verbose=verbose)
-            report.asked = click.get_current_context().info_name or ""
-            click.get_current_context().find_root().obj = report
-            click.get_current_context().meta[ASK_SUDO] = ask_sudo
+            context = click.get_current_context()
+            report.asked = "" if kwargs.get("dry_run") else _name(context)
+            report.given = given(context)
+            context.find_root().obj = report
+            context.meta[ASK_SUDO] = ask_sudo
             if listed:
                 kwargs["inventory"] = f"hosts:{listed}"
             function(report=report, **kwargs)
@@ -82,6 +86,35 @@ backend_option = click.option(
     "--backend", type=click.Choice(["rootless", "docker"]), default=None,
     help="Where the lab's hosts run; else as the inventory says, or what fits.",
 )  # fmt: skip
+
+
+def _name(context: click.Context) -> str:
+    """The command as the history has it: `up`, `lab up`."""
+    above = context.parent.info_name if context.parent and context.parent.parent else None
+    return " ".join(filter(None, (above, context.info_name)))
+
+
+def given(context: click.Context) -> list[Given]:
+    """What stands on the command line, parameter by parameter, however it was spelt there."""
+    from lvsfab.audit import Given
+
+    found = []
+    for parameter in context.command.params:
+        name, value = parameter.name or "", context.params.get(parameter.name or "")
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        option = max(parameter.opts, key=len) if isinstance(parameter, click.Option) else ""
+        if isinstance(value, Mapping):
+            words = [f"{key}={text}" for key, text in value.items()]
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words = [str(each) for each in value]
+        else:
+            flag = isinstance(parameter, click.Option) and (parameter.is_flag or parameter.count)
+            words = [] if flag else [str(value)]
+        found.append(Given(name, option, words))
+    if command := context.params.get("command"):  # what stands after `--`, no parameter of click's
+        found.append(Given("command", "", command))
+    return found
 
 
 def open_app(report: Reporter, inventory: str, backend: str | None = None) -> App:

@@ -13,39 +13,40 @@ if TYPE_CHECKING:
     from lvsfab.audit import Run
     from lvsfab.report import Reporter
 
-AUDITED = {"up", "down", "drain", "restore", "run", "put", "state", "apply"}
+AUDITED = {
+    "up", "down", "drain", "restore", "run", "put", "get", "state", "apply", "capture",
+    "lab up", "lab down", "lab reboot",
+}  # fmt: skip
 
 
-def record(words: list[str], report: Reporter, began: float, code: int) -> None:
-    """One line for the history, for commands that can change hosts; says so if it cannot be."""
+def record(report: Reporter, began: float, code: int) -> None:
+    """One line for the history, for commands that can change hosts or take something from them;
+    says so if it cannot be.
+    """
     if report.asked not in AUDITED:
         return
     from lvsfab import audit
     from lvsfab.app import owner
     from lvsfab.errors import LvsfabError
 
-    last = report.last
     run = audit.Run(
         at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         seconds=round(time.time() - began, 3),
         who=owner(),
         command=report.asked,
-        asked=audit.masked(words),
+        asked=audit.asked(report.asked, report.given),
         inventory=report.about.get("inventory", ""),
         recipe=report.about.get("recipe", ""),
         persist=report.about.get("persist", False),
         sets=audit.masked_sets(report.about.get("sets", {})),
         changed=report.changed,
-        done=last.done if last else [],
-        failed={host: error.message for host, error in last.failed.items()} if last else {},
-        not_reached=last.not_reached if last else [],
-        returned=last.returned if last else [],
         exit=code,
+        **report.hosts_ended,
     )
     try:
         audit.append(state_folder(), run)
     except LvsfabError as error:
-        report.say(f"warning: {error}")
+        report.say(f"warning: {error}; {error.tip}" if error.tip else f"warning: {error}")
 
 
 def last_up(inventory: str, mode: str | None, sets: dict[str, str]) -> Run:

@@ -19,7 +19,7 @@ import msgspec
 from lvsfab.errors import CommandError, HostError, InputError, LvsfabError
 
 if TYPE_CHECKING:  # a tenth of a second that `run` and `hosts` can do without
-    from lvsfab.audit import Run
+    from lvsfab.audit import Given, Run
     from lvsfab.engine import Engine, Event
     from lvsfab.model import Host
     from lvsfab.outcome import Outcome
@@ -56,7 +56,8 @@ class Reporter:
         self.asked = ""  # the command, and what a record of the run says of it
         self.about: dict[str, Any] = {}
         self.changed: dict[str, list[str]] = {}
-        self.last: Outcome | None = None
+        self.given: list[Given] = []
+        self.hosts_ended: dict[str, Any] = {}
 
     # the two streams ---------------------------------------------------------------------------
 
@@ -146,7 +147,12 @@ class Reporter:
         self.result(counted(plans))
 
     def outcome(self, word: str, outcome: Outcome, seconds: float, engine: Engine) -> None:
-        self.last = outcome
+        self.hosts_ended = {
+            "done": outcome.done,
+            "failed": {host: error.message for host, error in outcome.failed.items()},
+            "not_reached": outcome.not_reached,
+            "returned": outcome.returned,
+        }
         changes = sum(len(outcome.plans[host].steps) for host in outcome.done)
         hosts = sum(bool(outcome.plans[host].steps) for host in outcome.done)
         if self.as_json:

@@ -61,6 +61,7 @@ class RunReport:
         unsure: Sequence[str] = (),
     ) -> None:
         """The end: groups, then who did not succeed and why, then what Ctrl-C did."""
+        self._report.hosts_ended = sorted_out(results)
         if self._report.as_json:
             for result in results.values():
                 if result.state is State.NOT_RUN:
@@ -121,6 +122,16 @@ def grouped(results: Iterable[HostResult]) -> list[tuple[list[str], HostResult]]
             groups.setdefault((result.output, result.status), []).append(result)
     found = sorted(groups.values(), key=len, reverse=True)
     return [([r.host for r in group], group[0]) for group in found]
+
+
+def sorted_out(results: Mapping[str, HostResult]) -> dict[str, Any]:
+    """Hosts as the history has them."""
+    bad = {h: r for h, r in results.items() if r.state not in (State.OK, State.NOT_RUN)}
+    return {
+        "done": [h for h, r in results.items() if r.state is State.OK],
+        "failed": {h: _why(r) or str(r.state) for h, r in bad.items()},
+        "not_reached": [h for h, r in results.items() if r.state is State.NOT_RUN],
+    }
 
 
 def result_data(result: HostResult) -> dict[str, Any]:
