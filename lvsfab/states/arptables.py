@@ -1,7 +1,8 @@
 """One rule of arptables: what a real server does with ARP for the VIP, and with ARP alone.
 
-The kernel's arp_tables, by `arptables` (arptables-legacy where both are installed). The variant
-that translates to nftables is not used: there, `nft` says the same in plain words.
+By `arptables-legacy`, the kernel's arp_tables, where it is installed; else by whatever `arptables`
+is: today's RHEL and openSUSE have only the variant that speaks to nftables. It takes and prints the
+same words, but leaves its table and modules behind; those go with the last rule.
 """
 
 from __future__ import annotations
@@ -11,11 +12,41 @@ from typing import ClassVar, Literal, Self
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
 from lvsfab.states import words
-from lvsfab.states.base import Change, State, UnsupportedError, Way
+from lvsfab.states.base import Change, State, Way
 
 HELPERS = r"""
-arptables_tool() { if has arptables-legacy; then arptables-legacy "$@"; else arptables "$@"; fi; }
-"""
+arptables_over_nft() {
+  has arptables-legacy && return 1
+  case $(arptables -V 2>/dev/null) in *nf_tables*) ;; *) return 1 ;; esac
+}
+arptables_tool() { # -A|-D CHAIN RULE...
+  has arptables-legacy && { arptables-legacy "$@"; return; }
+  arptables_over_nft || { arptables "$@"; return; }
+  a_brought=/run/lvsfab/arptables # what the first rule brings: modules, the table
+  if [ "$1" = -A ] && [ ! -e "$a_brought" ]; then
+    mkdir -p /run/lvsfab || return 1
+    for a_module in nft_compat nf_tables; do loaded "$a_module" || echo "$a_module"; done >"$a_brought"
+    { ! dormant nf_tables && nft list table arp filter >/dev/null 2>&1; } || echo table >>"$a_brought"
+  fi
+  arptables "$@" || return 1
+  [ "$1" = -D ] && [ -e "$a_brought" ] || return 0
+  arptables -n -L | grep -q '^-' && return 0
+  if grep -q '^table$' "$a_brought"; then
+    arptables -X # its chains; only nft can take the table itself away
+    ! has nft || nft delete table arp filter
+  fi
+  a_modules=$(grep -v '^table$' "$a_brought")
+  rm -f "$a_brought"
+  for a_module in $a_modules; do
+    a_tries=0 # what a rule used is free a moment after it
+    while loaded "$a_module" && ! rmmod "$a_module" 2>/dev/null && [ "$a_tries" -lt 10 ]; do
+      a_tries=$((a_tries + 1)); nap 0.1
+    done
+  done
+  rmdir /run/lvsfab 2>/dev/null
+  return 0
+}
+"""  # noqa: E501
 
 
 class ArptablesRule(State, frozen=True, kw_only=True):
@@ -27,10 +58,9 @@ class ArptablesRule(State, frozen=True, kw_only=True):
     kind: ClassVar[str] = "arptables"
     # a list of the table would make the kernel load it
     reader: ClassVar[str] = r"""
-  case $(arptables -V 2>/dev/null) in
-  *nf_tables*) has arptables-legacy || { echo nf_tables; return 0; } ;;
-  esac
-  grep -q '^filter$' /proc/net/arp_tables_names 2>/dev/null || return 0
+  if arptables_over_nft; then dormant nf_tables && return 0
+  else grep -q '^filter$' /proc/net/arp_tables_names 2>/dev/null || return 0
+  fi
   arptables_tool -n -L "${1%%,*}" 2>/dev/null | grep '^-j'
   return 0
 """
@@ -74,10 +104,6 @@ class ArptablesRule(State, frozen=True, kw_only=True):
         chain, *rule = key.split(",")
         want = _pairs(rule)
         for line in output.splitlines():
-            if line == "nf_tables":
-                raise UnsupportedError(
-                    "only arptables-nft is installed here: install arptables-legacy, or `by: nft`"
-                )
             if _pairs(line.split()) == want:
                 return cls(
                     chain=chain,  # type: ignore[arg-type]

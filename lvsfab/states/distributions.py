@@ -2,7 +2,8 @@
 
 A row is a plain name, then what each family calls it; what a row leaves out is named plainly
 there. Families go by their package manager: apt (Debian, Ubuntu), dnf (RHEL and its rebuilds,
-Fedora; older ones have yum, with the same names), zypper (openSUSE, SLES), apk (Alpine).
+Fedora), yum (older ones: dnf's names, unless a row has its own), zypper (openSUSE, SLES), apk
+(Alpine).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ PACKAGES: Table = {
     "arping": {"apt": "iputils-arping", "dnf": "iputils", "zypper": "iputils"},
     "iproute2": {"dnf": "iproute"},
     "procps": {"dnf": "procps-ng", "apk": "procps-ng"},
-    "arptables": {"dnf": "iptables-nft", "zypper": "iptables"},
+    "arptables": {"dnf": "iptables-nft", "yum": "arptables", "zypper": "iptables-backend-nft"},
     "openssh": {"apt": "openssh-server", "dnf": "openssh-server"},
 }
 SERVICES: Table = {
@@ -48,24 +49,23 @@ PATHS: Table = {
 
 def named(table: Table, plain: str, family: str) -> str:
     """What `family` calls `plain`."""
-    return table.get(plain, {}).get("dnf" if family == "yum" else family, plain)
+    names = table.get(plain, {})
+    return names.get(family, names.get("dnf", plain) if family == "yum" else plain)
 
 
 def cases(table: Table) -> str:
     """The table as branches of a shell's `case NAME:FAMILY in`, each printing the name there."""
     return "\n".join(
-        f"  {plain}:{family}) echo {name} ;;"
+        f"  {plain}:{family}) echo {named(table, plain, family)} ;;"
         for plain, families in table.items()
-        for family, name in families.items()
+        for family in dict.fromkeys((*families, *(("yum",) if "dnf" in families else ())))
     )
 
 
 HELPERS = (
     r"""
 service_named() { # what this host calls service $1
-  s_family=$(package_family)
-  [ "$s_family" = yum ] && s_family=dnf
-  case $1:$s_family in
+  case $1:$(package_family) in
 """
     + cases(SERVICES)
     + r"""

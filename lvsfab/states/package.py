@@ -30,12 +30,12 @@ package_family() {
 }
 package_names() { # KEY FAMILY: the names for that family, one a line
   p_family=$2
-  [ "$p_family" = yum ] && case ";$1" in *";yum="*) ;; *) p_family=dnf ;; esac
+  [ "$p_family" = yum ] && case ";$1" in *";yum="*) ;; *";dnf="*) p_family=dnf ;; esac
   case ";$1;" in
   *";$p_family="*) p_list=";$1;"; p_list=${p_list#*";$p_family="}; p_list=${p_list%%;*}
     printf '%s\n' "$p_list" | tr , '\n'; return 0 ;;
   esac
-  case ${1%%;*}:$p_family in
+  case ${1%%;*}:$2 in
 """
     + cases(PACKAGES)
     + r"""

@@ -119,6 +119,27 @@ def test_the_monitor_opens_the_port_of_gue_again(clean: LabUnderTest) -> None:
     assert clean.cli("verify", "-n", "20", "--json").json["status"] == "pass"
 
 
+def test_a_server_that_has_arptables_over_nftables_alone(clean: LabUnderTest) -> None:
+    """As RHEL 9: the program of that name speaks to nftables."""
+    hide = "cd /usr/sbin && mv arptables-legacy hidden && arptables -V"
+    assert "nf_tables" in clean.sh("rs1", hide)
+    try:
+        pristine = clean.snapshot()["rs1"]
+        clean.cli("up", "tun", "--set", "arp=arptables")
+        rules = clean.sh("rs1", "nft list table arp filter")
+        assert "arp daddr ip 192.168.10.100 counter" in rules
+        assert "arp saddr ip set 192.168.10.1" in rules
+        clean.cli("plan", "tun", "--set", "arp=arptables")
+        clean.sh("rs1", "arptables -F OUTPUT")
+        again = clean.cli("up", "tun", "--set", "arp=arptables", "--no-verify", "--json").json
+        assert again["changes"] == 1
+        clean.cli("down")
+        assert clean.snapshot()["rs1"] == pristine
+    finally:
+        clean.sh("rs1", "cd /usr/sbin && mv hidden arptables-legacy")
+    clean.left_nothing()
+
+
 def test_three_to_one_is_exactly_that(clean: LabUnderTest) -> None:
     clean.cli("up", "nat", "--no-verify", "--set", "scheduler=wrr", "--set", "weights=rs1:3,rs2:1")
     verdict = clean.cli("verify", "-n", "400", "--json").json

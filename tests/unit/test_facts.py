@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from lvsfab.states.base import Resource
 from lvsfab.states.module import Module
 from tests.unit.local import LocalChannel
 
+DATA = Path(__file__).parents[1] / "data" / "facts"
 SAID = """\
 == os
 PRETTY_NAME="Debian GNU/Linux 13 (trixie)"
@@ -79,6 +81,41 @@ def test_everything_a_host_says() -> None:
     assert found.sysctls["net.ipv4.conf.eth0/5.rp_filter"] == Value("0", "2")
     assert found.tools["ip"].version == "6.15.0-1"
     assert found.tools["nft"].version == ""
+
+
+# What the host calls itself and starts with, and the version of what each tool came in: found by
+# the name that its family gives the package.
+FAMILIES = {
+    "rocky": (
+        ("rocky", "9.4", "Rocky Linux 9.4 (Blue Onyx)", "systemd"),
+        {"ip": "6.2.0-6.el9_4", "arptables": "1.8.10-2.el9", "sysctl": "3.3.17-14.el9",
+         "sshd": "8.7p1-38.el9"},
+    ),
+    "centos7": (
+        ("centos", "7", "CentOS Linux 7 (Core)", "systemd"),
+        {"ip": "4.11.0-30.el7", "arptables": "0.0.4-8.el7", "sysctl": "3.3.10-28.el7",
+         "sshd": "7.4p1-21.el7"},
+    ),
+    "opensuse": (
+        ("opensuse-leap", "15.6", "openSUSE Leap 15.6", "systemd"),
+        {"ip": "6.4-150600.5.2", "arptables": "1.8.7-1.1", "sysctl": "3.3.17-150000.7.37.1",
+         "sshd": "9.6p1-150600.4.8"},
+    ),
+    "alpine": (
+        ("alpine", "3.20.3", "Alpine Linux v3.20", "openrc"),
+        {"ip": "6.9.0-r0", "sysctl": "4.0.4-r0", "sshd": "9.7_p1-r4"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_hosts_of_other_families(name: str) -> None:
+    found = parse((DATA / f"{name}.txt").read_text())
+    itself, versions = FAMILIES[name]
+    assert (found.os, found.os_version, found.os_name, found.init) == itself
+    assert {tool: had.version for tool, had in found.tools.items()} == versions
+    assert found.able == {"nat": (), "dr": (), "tun": ()}  # modules may be packed in any way
+    assert found.flat()["os"] == itself[0]
 
 
 def test_names_for_targets() -> None:

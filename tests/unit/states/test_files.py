@@ -142,8 +142,11 @@ def test_arptables() -> None:
     )
     line = "-j mangle -s 10.1.1.100 --mangle-ip-s 10.1.1.1 \n"
     assert ArptablesRule.parse(mangle.key, line) == mangle
-    with pytest.raises(UnsupportedError, match="nft"):
-        ArptablesRule.parse(key, "nf_tables\n")
+    # as arptables-nft prints it
+    line = "-j mangle -o eth0 -s 10.1.1.100 --mangle-ip-s 10.1.1.1\n"
+    assert ArptablesRule.parse(
+        "OUTPUT,-s,10.1.1.100,-o,eth0,-j,mangle,--mangle-ip-s,10.1.1.1", line
+    )
     with pytest.raises(InputError):
         ArptablesRule(chain="INPUT", source="fd00::1", target="DROP")
 

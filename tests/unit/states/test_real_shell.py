@@ -135,16 +135,6 @@ def test_apply_then_undo_leaves_what_was_there(host: Local, wanted: Resource) ->
 
 
 @needs_namespaces
-@pytest.mark.skipif(
-    not shutil.which("arptables-nft") or bool(shutil.which("arptables-legacy")),
-    reason="for machines with arptables-nft alone",
-)
-def test_arptables_over_nftables_alone_is_told(host: Local) -> None:
-    wanted = Resource(KINDS["arptables"], "INPUT,-d,192.0.2.1,-j,DROP", None)
-    assert "only arptables-nft is installed" in str(host.read(wanted)[wanted.id])
-
-
-@needs_namespaces
 def test_what_is_not_there_reads_as_absent(host: Local) -> None:
     keys = {
         "sysctl": "net.ipv4.vs.no_such",
@@ -157,9 +147,8 @@ def test_what_is_not_there_reads_as_absent(host: Local) -> None:
         "nft": "arp/lvsfab_none",
         "service": "no-such-service",
         "testpage": "8099",
+        "arptables": "INPUT,-d,192.0.2.1,-j,DROP",
     }
-    if shutil.which("arptables-legacy") or not shutil.which("arptables"):
-        keys["arptables"] = "INPUT,-d,192.0.2.1,-j,DROP"
     resources = [Resource(KINDS[kind], key, None) for kind, key in keys.items()]
     assert host.read(*resources) == dict.fromkeys((r.id for r in resources), None)
     file = Resource(KINDS["file"], "/mnt/no/such", None)
