@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lvsfab.errors import InputError
@@ -102,6 +103,7 @@ def make_cluster(
             persistence=parameters["persistence"],
             netmask=parameters["netmask"],
             ports=ports,
+            ops=bool(parameters.get("ops")),
         ),
         real_servers=real_servers,
         director=director.name,
@@ -277,7 +279,9 @@ def _real_servers(
                     key="ports",
                 )
             real_port = 0
-        found.append(RealServer(host.name, address, real_port, weights.get(host.name, host.weight)))
+        weight = weights.get(host.name, host.weight)
+        upper, lower = parameters.get("upper") or 0, parameters.get("lower") or 0
+        found.append(RealServer(host.name, address, real_port, weight, upper, lower))
     places = [(server.address, server.port) for server in found]
     for server in found:
         if places.count((server.address, server.port)) > 1:
@@ -300,10 +304,7 @@ def _with_sorry(
             f"sorry server `{sorry}` is none of the real servers", path=inventory.path, key="sorry"
         )
     needed = not any(server.weight for server in servers if server.name != sorry)
-    return tuple(
-        RealServer(s.name, s.address, s.port, int(needed)) if s.name == sorry else s
-        for s in servers
-    )
+    return tuple(replace(s, weight=int(needed)) if s.name == sorry else s for s in servers)
 
 
 def names_for(

@@ -63,20 +63,24 @@ class Scheduler(StrEnum):
 @dataclass(frozen=True, slots=True)
 class RealServer:
     """A destination of a virtual service: the host's name, the address and port (RIP:RPORT) that
-    the director sends to, its weight (0 drains it).
+    the director sends to, its weight (0 drains it). `upper`, `lower`: connections at which it gets
+    no more, and below which it gets some again (0: no such limit; `lower` 0: three quarters).
     """
 
     name: str
     address: IPAddress
     port: int
     weight: int = 1
+    upper: int = 0
+    lower: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class VirtualService:
     """VIP:VPORT and how it is scheduled. `persistence` in seconds (None: none), `netmask` its
-    granularity; `flags` are the scheduler's (ipvsadm -b). With more `ports` than one it is one
-    service for all of them: the director marks their packets (FWMARK).
+    granularity; `flags` are the scheduler's (ipvsadm -b), `ops`: each datagram is scheduled by
+    itself (-o). With more `ports` than one it is one service for all of them: the director marks
+    their packets (FWMARK).
     """
 
     vip: IPAddress
@@ -87,6 +91,7 @@ class VirtualService:
     persistence: int | None = None
     netmask: str | None = None
     ports: tuple[int, ...] = ()
+    ops: bool = False
 
     @property
     def mark(self) -> int | None:

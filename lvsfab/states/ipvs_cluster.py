@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from lvsfab.errors import InputError
 from lvsfab.model import Cluster, ForwardingMethod, Keepalived, VirtualService
@@ -26,16 +27,12 @@ _VRRP_GROUP = {4: "224.0.0.18", 6: "ff02::12"}
 
 
 class _Args(msgspec.Struct, forbid_unknown_fields=True):
-    ops: bool = False
     engine: str = ""
-    upper: int = 0
-    lower: int = 0
 
 
 class IpvsTable(Composite):
     """Recipe word `ipvs`: modules, the virtual service, its real servers, from the cluster; where
     that is keepalived's, its package, configuration and service instead of the last two.
-    `upper` and `lower` are thresholds of each server.
     """
 
     kind: ClassVar[str] = "ipvs"
@@ -45,39 +42,12 @@ class IpvsTable(Composite):
         cluster = context.cluster
         if cluster is None:
             raise InputError("ipvs stands only in a recipe with a cluster", key=self.kind)
-        mark = cluster.service.mark
-        service = VirtualServiceState(
-            protocol="fwmark" if mark else cluster.service.protocol.value,
-            address="" if mark else str(cluster.service.vip),
-            port=0 if mark else cluster.service.port,
-            mark=mark or 0,
-            ipv6=bool(mark) and cluster.service.vip.version == 6,
-            scheduler=cluster.service.scheduler.value,
-            flags=cluster.service.flags,
-            persistence=cluster.service.persistence or 0,
-            netmask=cluster.service.netmask or "",
-            ops=found.ops,
-            engine=found.engine,
-        )
-        tun = cluster.method is ForwardingMethod.TUN
-        servers = [
-            RealServerState(
-                service=service.key,
-                address=str(server.address),
-                port=server.port,
-                method=cluster.method,
-                weight=server.weight,
-                upper=found.upper,
-                lower=found.lower,
-                tun_type=cluster.tunnel if tun else "ipip",  # type: ignore[arg-type]
-                tun_port=FOU_PORT if tun and cluster.tunnel == "gue" else 0,
-            )
-            for server in cluster.real_servers
-        ]
+        service, servers = table_of(cluster)
+        service = replace(service, engine=found.engine)
         modules = [Module(name="ip_vs"), Module(name=f"ip_vs_{service.scheduler}")]
         if found.engine:
             modules.append(Module(name=f"ip_vs_pe_{found.engine}"))
-        marks = _marks(cluster.service) if mark else ()
+        marks = _marks(cluster.service) if service.mark else ()
         if cluster.keepalived is None:
             return wanted(*modules, service, *servers, *marks)
         # the package first: it brings the directory that the configuration stands in
@@ -89,6 +59,40 @@ class IpvsTable(Composite):
             KeepalivedConfig(content=render(cluster, cluster.keepalived, context)),
             Service(name="keepalived", running=True, enabled=True),
         )
+
+
+def table_of(cluster: Cluster) -> tuple[VirtualServiceState, tuple[RealServerState, ...]]:
+    """What the director's table must have: the virtual service, and its servers in their order."""
+    asked = cluster.service
+    mark = asked.mark
+    service = VirtualServiceState(
+        protocol="fwmark" if mark else asked.protocol.value,
+        address="" if mark else str(asked.vip),
+        port=0 if mark else asked.port,
+        mark=mark or 0,
+        ipv6=bool(mark) and asked.vip.version == 6,
+        scheduler=asked.scheduler.value,
+        flags=asked.flags,
+        persistence=asked.persistence or 0,
+        netmask=asked.netmask or "",
+        ops=asked.ops,
+    )
+    tun = cluster.method is ForwardingMethod.TUN
+    servers = tuple(
+        RealServerState(
+            service=service.key,
+            address=str(server.address),
+            port=server.port,
+            method=cluster.method,
+            weight=server.weight,
+            upper=server.upper,
+            lower=server.lower,
+            tun_type=cluster.tunnel if tun else "ipip",  # type: ignore[arg-type]
+            tun_port=FOU_PORT if tun and cluster.tunnel == "gue" else 0,
+        )
+        for server in cluster.real_servers
+    )
+    return service, servers
 
 
 def _let_in(cluster: Cluster, keepalived: Keepalived) -> tuple[State, ...]:

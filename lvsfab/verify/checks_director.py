@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lvsfab.model import RealServer, Scheduler
+from msgspec.structs import replace
+
+from lvsfab.errors import InputError
+from lvsfab.model import Scheduler
+from lvsfab.states.base import Change
+from lvsfab.states.ipvs_cluster import table_of
+from lvsfab.states.ipvs_server import RealServerState
+from lvsfab.states.ipvs_service import VirtualServiceState
 from lvsfab.verify import directors
 from lvsfab.verify.case import Case
-from lvsfab.verify.ipvsadm import ServerEntry
 from lvsfab.verify.verdict import Check, Status
 
 
@@ -95,18 +101,9 @@ def table(case: Case) -> Check:
             (name,),
             "lvsfab up puts it there",
         )
-    wrong = []
-    if entry.scheduler != service.scheduler:
-        wrong.append(f"scheduler {entry.scheduler}, not {service.scheduler}")
-    if entry.persistence != service.persistence:
-        wrong.append(
-            f"persistence {entry.persistence or 'none'}, not {service.persistence or 'none'}"
-        )
-    missing_flags = set(service.flags) - set(entry.flags)
-    if missing_flags:
-        wrong.append(f"without {', '.join(sorted(missing_flags))}")
-    for server in case.cluster.real_servers:
-        wrong += _differs(case, server, entry.server(server.address, server.port))
+    if not case.director.rules:
+        return Check("table", title, Status.UNCHECKED, f"{name}'s rules could not be read")
+    wrong = list(_differences(case))
     wanted = {(s.address, s.port) for s in case.cluster.real_servers}
     wrong += [
         f"{own.address}:{own.port} is in it too"
@@ -133,15 +130,37 @@ def named(case: Case) -> str:
     return f"{service.protocol} {case.vip} port {ports}{mark}"
 
 
-def _differs(case: Case, server: RealServer, own: ServerEntry | None) -> list[str]:
-    if own is None:
-        return [f"{server.name} ({server.address} port {server.port}) is missing"]
-    wrong = []
-    if own.weight != server.weight:
-        wrong.append(f"{server.name} has weight {own.weight}, not {server.weight}")
-    if own.method is not case.cluster.method:
-        wrong.append(f"{server.name} is served by {own.method}, not {case.cluster.method}")
-    return wrong
+def _differences(case: Case) -> Iterator[str]:
+    """Every field of the service and its servers, as a run compares it."""
+    service, servers = table_of(case.cluster)
+    names = [server.name for server in case.cluster.real_servers]
+    rules = case.director.rules
+    try:
+        have = VirtualServiceState.parse(service.key, rules)
+        own = [RealServerState.parse(server.key, rules) for server in servers]
+    except (InputError, ValueError) as error:  # no recipe could have made it
+        yield f"its rules cannot be a recipe's: {error}"
+        return
+    if have is None:
+        yield f"no service {service.key} in it"
+        return
+    # of a persistence engine the cluster knows nothing: a recipe may name one
+    for change in replace(service, engine=have.engine).changes(have):
+        yield _differs(change, service.scheduler)
+    for name, wanted, found in zip(names, servers, own, strict=True):
+        if found is None:
+            yield f"{name} ({wanted.address} port {wanted.port}) is missing"
+            continue
+        for change in wanted.changes(found):
+            yield f"{name} has {_differs(change, service.scheduler)}"
+
+
+def _differs(change: Change, scheduler: str) -> str:
+    none = ("", "0") if change.field != "weight" else ()
+    have, want = ("none" if text in none else text for text in (change.have, change.want))
+    said = f"{change.field.replace('_', ' ')} {have}, not {want}"
+    # sh's and mh's flags by the names that people give them
+    return said.replace("flag-1", f"{scheduler}-fallback").replace("flag-2", f"{scheduler}-port")
 
 
 def owner(case: Case) -> Check:

@@ -11,6 +11,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from lvsfab.model import Cluster, ForwardingMethod, IPAddress, IPNetwork, RealServer
+from lvsfab.states import ipvs
+from lvsfab.states.ipvs import service_words
+from lvsfab.states.ipvs_cluster import table_of
 from lvsfab.verify.capture import CAPTURE_OFF, capture_on
 from lvsfab.verify.marks import MarkPlan, marks_on, test_port
 from lvsfab.verify.sources import SOURCES_OFF, sources_on
@@ -121,7 +124,14 @@ def _server_lines(cluster: Cluster, server: RealServer, client: IPAddress | None
 
 
 def _director_lines(cluster: Cluster) -> list[str]:
-    return ["rec table lv_table"] + [
+    key = table_of(cluster)[0].key
+    listed = shlex.join(["ipvsadm", "-L", "-n", "--thresholds", *service_words(key)])
+    return [
+        "rec table lv_table",
+        ipvs.HELPERS,
+        f"lv_rules() {{ ipvs_rules {shlex.quote(key)} && {listed}; }}",
+        "rec rules lv_rules",
+    ] + [
         _line(f"route:rip:{server.name}", "ip", "-o", "route", "get", str(server.address))
         for server in cluster.real_servers
     ]

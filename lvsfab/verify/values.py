@@ -39,7 +39,8 @@ class Snapshot:
     `settings`: DEVICE/NAME -> value for net.ipv4.conf, and `ip_forward`, `forwarding6`.
     `received`: device -> packets. `counters`: `TcpExt.IPReversePathFilter` and the like.
     `log_lines`: lines in the test page's access log. `table`, `stats`: the director's IPVS
-    table; `ipvs` says why there is none. `unread`: what could not be read, as sentences.
+    table; `ipvs` says why there is none; `rules` has what those do not list, as ipvsadm writes it
+    (details of tunnels, thresholds). `unread`: what could not be read, as sentences.
     """
 
     host: str
@@ -55,6 +56,7 @@ class Snapshot:
     table: Table | None = None
     stats: Table | None = None
     ipvs: str = ""
+    rules: str = ""
     connections: tuple[Connection, ...] = ()
     states: Mapping[tuple[str, str], int] = field(default_factory=dict)  # server, state -> number
     open_ports: Mapping[int, str] = field(default_factory=dict)  # client's port -> entry's state

@@ -67,6 +67,20 @@ def test_a_server_at_its_threshold_gets_no_more(clean: LabUnderTest) -> None:
     assert clean.sh("client", fifth) == "0"
 
 
+def test_verify_names_each_thing_that_is_not_the_recipes(clean: LabUnderTest) -> None:
+    """Clients see nothing of it: servers take ipip out by the same device as gue."""
+    clean.cli("up", "tun", "--no-verify", "--set", "tunnel=gue", "--set", "persistence=300")
+    clean.sh("director", f"ipvsadm -e -t {VIP}:80 -r 192.168.10.1:80 -i -w 1 -x 9 && "
+                         f"ipvsadm -E -t {VIP}:80 -s rr -p 60")  # fmt: skip
+    verdict = clean.cli("verify", "--json", code=3).json
+    assert {check["id"] for check in verdict["checks"] if check["status"] == "fail"} == {"table"}
+    wrong = next(check["fact"] for check in verdict["checks"] if check["id"] == "table")
+    assert wrong == (
+        "persistence 60, not 300; rs1 has upper 9, not none; rs1 has tun type ipip, not gue; "
+        "rs1 has tun port none, not 6080"
+    )
+
+
 def test_the_sorry_server_serves_while_all_others_are_drained(clean: LabUnderTest) -> None:
     clean.cli("up", "nat", "--no-verify", "--set", "sorry=rs2")
     assert answered(clean) == {"rs1": 20, "rs2": 0}

@@ -5,12 +5,13 @@ that one client can see is named, with its host and its cure.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from lvsfab.model import Scheduler
-from lvsfab.verify.verdict import Status
-from tests.unit.verify.recorded import DATA, check, cluster, edit, fail, load, risen, verdict
+from lvsfab.model import Cluster, Protocol, Scheduler
+from lvsfab.verify.verdict import Check, Status
+from tests.unit.verify.recorded import DATA, Run, check, cluster, edit, fail, load, risen, verdict
 
 GOOD = ("nat", "dr", "tun")
 
@@ -195,27 +196,136 @@ def test_no_vip_on_the_director_comes_before_all_else() -> None:
     assert (cause.id, cause.blamed) == ("vip", ("director",))
 
 
+def table_with(run: Run, wanted: Cluster, old: str, new: str) -> Check:
+    """The check of a table in which the director's rules say something else."""
+    edit(run, "director", "rules", lambda text: text.replace(old, new))
+    return check(verdict(run, wanted), "table")
+
+
 @pytest.mark.parametrize(
-    ("have", "words"),
+    ("name", "old", "new", "words"),
     [
-        ("192.168.10.100:80 rr persistent 60", "persistence 60, not none"),
-        ("192.168.10.100:80 sh", "scheduler sh, not rr"),
-        ("192.168.10.100:8080 rr", "no service tcp 192.168.10.100 port 80"),
+        ("dr", "-s rr", "-s rr -p 60", "persistence 60, not none"),
+        ("dr", "-s rr", "-s sh", "scheduler sh, not rr"),
+        ("dr", "-s rr", "-s rr -b flag-3", "flags flag-3, not none"),
+        ("dr", "10.1:80 -g -w 1", "10.1:80 -g -w 10", "rs1 has weight 10, not 1"),
+        ("dr", "10.1:80 -g -w 1", "10.1:80 -g -w 0", "rs1 has weight 0, not 1"),
+        ("dr", "10.2:80 -g", "10.2:80 -m", "rs2 has method nat, not dr"),
+        ("dr", "10.2:80 -g", "10.22:80 -g", "rs2 (192.168.10.2 port 80) is missing"),
+        ("dr", "10.1:80              0          0", "10.1:80  2  0", "rs1 has upper 2, not none"),
+        ("dr", "10.1:80              0          0", "10.1:80  0  1", "rs1 has lower 1, not none"),
+        (
+            "tun",
+            "22:80 -i -w 1 --tun-type ipip",
+            "22:80 -i -w 1 --tun-type gue --tun-port 6080 --tun-nocsum",
+            "rs3 has tun type gue, not ipip; rs3 has tun port 6080, not none",
+        ),
+        (
+            "tun",
+            "22:80 -i -w 1 --tun-type ipip",
+            "22:80 -i -w 1 --tun-type gre --tun-csum",
+            "rs3 has tun type gre, not ipip; rs3 has tun checksum yes, not no",
+        ),
     ],
 )
-def test_a_table_that_is_not_the_recipes(have: str, words: str) -> None:
+def test_a_table_that_has_more_than_the_recipe(name: str, old: str, new: str, words: str) -> None:
+    found = table_with(load(f"{name}-good"), cluster(name), old, new)
+    assert (found.status, found.fact) == (Status.FAIL, words)
+    assert found.blamed == ("director",)
+
+
+WHOLE = "-s sh -p 300 -M 255.255.255.0 -b sh-fallback,sh-port"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (WHOLE, ""),
+        ("-s sh -p 300 -b sh-fallback,sh-port", "netmask none, not 255.255.255.0"),
+        (
+            "-s sh -p 300 -M 255.255.0.0 -b sh-fallback,sh-port",
+            "netmask 255.255.0.0, not 255.255.255.0",
+        ),
+        (
+            "-s sh -b sh-fallback,sh-port",
+            "persistence none, not 300; netmask none, not 255.255.255.0",
+        ),
+        ("-s sh -p 360 -M 255.255.255.0 -b sh-fallback,sh-port", "persistence 360, not 300"),
+        ("-s sh -p 300 -M 255.255.255.0", "flags none, not sh-fallback,sh-port"),
+        (
+            "-s sh -p 300 -M 255.255.255.0 -b sh-port",
+            "flags sh-port, not sh-fallback,sh-port",
+        ),
+    ],
+)
+def test_a_service_that_has_less_than_the_recipe(said: str, words: str) -> None:
+    wanted = cluster("dr")
+    service = replace(wanted.service, scheduler=Scheduler.SH, flags=("sh-port", "sh-fallback"))
+    wanted = replace(wanted, service=replace(service, persistence=300, netmask="24"))
+    found = table_with(load("dr-good"), wanted, "-s rr", said)
+    assert (found.status is Status.FAIL, found.fact if words else "") == (bool(words), words)
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower", "said", "words"),
+    [
+        (20, 10, "20  10", ""),
+        (20, 10, "0  0", "upper none, not 20; rs2 has lower none, not 10"),
+        (20, 10, "20  1", "lower 1, not 10"),
+        (20, 0, "200  0", "upper 200, not 20"),
+    ],
+)
+def test_thresholds_are_the_recipes(upper: int, lower: int, said: str, words: str) -> None:
+    wanted = cluster("dr")
+    first, second = wanted.real_servers
+    wanted = replace(wanted, real_servers=(first, replace(second, upper=upper, lower=lower)))
     run = load("dr-good")
-    edit(run, "director", "table", lambda text: text.replace("192.168.10.100:80 rr", have))
+    if said == "0  0":
+        found = check(verdict(run, wanted), "table")
+    else:
+        found = table_with(run, wanted, "10.2:80              0          0 ", f"10.2:80  {said} ")
+    assert (found.status is Status.FAIL) == bool(words)
+    assert found.fact.endswith(words)
+
+
+def test_a_lost_tunnel_type_and_lost_ops() -> None:
+    gue = replace(cluster("tun"), tunnel="gue")  # both end at tunl0
+    found = check(verdict(load("tun-good"), gue), "table")
+    assert found.status is Status.FAIL
+    assert "rs1 has tun type ipip, not gue; rs1 has tun port none, not 6080" in found.fact
+    wanted = cluster("dr")
+    wanted = replace(wanted, service=replace(wanted.service, protocol=Protocol.UDP, ops=True))
+    run = load("dr-good")
+    for phase in ("before", "after"):
+        for record in ("table", "rules", "stats"):
+            said = run[phase]["director"][record]
+            said[1] = said[1].replace("TCP", "UDP").replace("-t ", "-u ")
+    assert check(verdict(run, wanted), "table").fact == "ops no, not yes"
+    edit(run, "director", "rules", lambda text: text.replace("-s rr", "-s rr -o"))
+    assert check(verdict(run, wanted), "table").status is Status.PASS
+
+
+def test_no_such_service_in_the_table() -> None:
+    run = load("dr-good")
+    edit(run, "director", "table", lambda text: text.replace("100:80 rr", "100:8080 rr"))
     cause = verdict(run, cluster("dr")).cause
     assert cause is not None
-    assert cause.id == "table"
-    assert words in cause.fact
+    assert "no service tcp 192.168.10.100 port 80" in cause.fact
 
 
-def test_weights_are_whole_fields() -> None:
-    found = verdict(load("dr-good"), cluster("dr", Scheduler.RR, rs1=10))
-    assert found.cause is not None
-    assert "rs1 has weight 1, not 10" in found.cause.fact
+def test_rules_that_no_recipe_could_have_made() -> None:
+    found = table_with(load("dr-good"), cluster("dr"), "-s rr", "-s rr -o")
+    assert found.status is Status.FAIL
+    assert "cannot be a recipe's" in found.fact
+    assert "ops (one packet) is for UDP" in found.fact
+
+
+def test_rules_that_cannot_be_read_prove_no_table() -> None:
+    run = load("dr-good")
+    for phase in ("before", "after"):
+        del run[phase]["director"]["rules"]
+    found = check(verdict(run, cluster("dr")), "table")
+    assert found.status is Status.UNCHECKED
 
 
 def test_keep_alive_is_named() -> None:
@@ -278,8 +388,6 @@ def test_other_peoples_connections_are_said_and_prove_nothing() -> None:
 
 
 def test_no_observer_is_unchecked_not_passed() -> None:
-    from dataclasses import replace  # one use
-
     found = verdict(load("dr-good"), replace(cluster("dr"), observers=()))
     assert check(found, "arp").status is Status.UNCHECKED
     assert check(found, "replies").status is Status.PASS
