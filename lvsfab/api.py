@@ -28,8 +28,10 @@ from lvsfab.model import Host, Inventory, Secret
 if TYPE_CHECKING:
     from lvsfab.app import App
     from lvsfab.engine import Event
+    from lvsfab.execute.states import Adding
     from lvsfab.facts import Facts
     from lvsfab.plan import HostPlan
+    from lvsfab.recipe import Compiled
     from lvsfab.session import Shell
 
 FACTS_TIMEOUT = 60.0  # s for one host
@@ -139,11 +141,16 @@ class Fleet:
         return self._each(names, work, limits, on_result, watch).also(meant, on_result)
 
     def facts(
-        self, target: Target = "*", *, limits: Limits | None = None, on_result: Told = _ignore
+        self,
+        target: Target = "*",
+        *,
+        sudo: bool = False,
+        limits: Limits | None = None,
+        on_result: Told = _ignore,
     ) -> tuple[dict[str, Facts], Done]:
         """Each host's facts, read anew, and how asking went."""
         meant = self.select(target)
-        done = self._gather(meant.names, limits, on_result).also(meant, on_result)
+        done = self._gather(meant.names, limits, on_result, sudo).also(meant, on_result)
         return {name: self._facts[name] for name in meant.names if name in self._facts}, done
 
     def put(
@@ -201,19 +208,25 @@ class Fleet:
         kind: str,
         *,
         dry_run: bool = False,
+        sudo: bool = False,
+        adopt: bool = False,
+        break_lock: bool = False,
         limits: Limits | None = None,
         on_result: Told = _ignore,
         **fields: Any,
     ) -> Done:
         """Bring one resource about on each host (fields as in a recipe; absent=True: gone).
 
-        What was there is in the host's journal: `lvsfab down` undoes it.
+        What was there is in the host's journal: `lvsfab down` undoes it. `adopt`: what somebody
+        else put in the way is changed too; `break_lock`: the run that holds a host's lock ends.
         """
         from lvsfab.execute.states import compile_state
 
         meant = self.select(target)
         compiled = compile_state(self.inventory, meant.hosts, kind, fields)
-        return self._states(compiled, dry_run, limits, on_result).also(meant, on_result)
+        adding = self._adding(sudo, break_lock)
+        done = self._states(compiled, adding, dry_run, adopt, limits, on_result)
+        return done.also(meant, on_result)
 
     def apply(
         self,
@@ -221,6 +234,9 @@ class Fleet:
         sets: Mapping[str, str] | None = None,
         *,
         dry_run: bool = False,
+        sudo: bool = False,
+        adopt: bool = False,
+        break_lock: bool = False,
         limits: Limits | None = None,
         on_result: Told = _ignore,
     ) -> Done:
@@ -228,30 +244,16 @@ class Fleet:
         other; within one, hosts are worked on at the same time.
         """
         compiled = replace(self.app.compile(str(recipe), dict(sets or {})), cluster=None)
+        adding = self._adding(sudo, break_lock)
         if len(compiled.phases) == 1:
-            return self._states(compiled, dry_run, limits, on_result)
+            return self._states(compiled, adding, dry_run, adopt, limits, on_result)
         from lvsfab.app import owner
-        from lvsfab.execute.states import AddingEngine
+        from lvsfab.execute.states import in_phases
 
-        self._bring_up()
-        results = {}
-        with AddingEngine(self.inventory.name, self.app.connect, self.app.emit) as engine:
-            if dry_run:
-                plans = engine.plan(compiled)
-                for host, plan in plans.items():
-                    results[host] = HostResult(host, State.OK, changes=len(plan.steps))
-                return Done(results, plans=plans)
-            outcome = engine.up(compiled, owner())
-            for host in compiled.hosts:
-                if host in outcome.failed:
-                    results[host] = loop.failure(host, outcome.failed[host])
-                elif host in outcome.not_reached:
-                    results[host] = HostResult(host, State.NOT_RUN)
-                else:
-                    changes = len(outcome.plans[host].steps)
-                    results[host] = HostResult(host, State.OK, 0, changes=changes)
-                on_result(results[host])
-        return Done(results)
+        with adding(self.app.emit) as engine:
+            return in_phases(
+                compiled, engine, owner(), dry_run=dry_run, adopt=adopt, told=on_result
+            )
 
     # within ------------------------------------------------------------------------------------
 
@@ -300,11 +302,15 @@ class Fleet:
         return self._each(meant.names, one, limits, on_result).also(meant, on_result)
 
     def _gather(
-        self, names: Sequence[str], limits: Limits | None = None, on_result: Told = _ignore
+        self,
+        names: Sequence[str],
+        limits: Limits | None = None,
+        on_result: Told = _ignore,
+        sudo: bool = False,
     ) -> Done:
         from lvsfab import facts
 
-        connect = self._opener("")
+        connect = self._opener("", sudo)
 
         def one(host: str) -> HostResult:
             shell = connect(host)
@@ -319,11 +325,27 @@ class Fleet:
 
         return self._each(names, one, limits, on_result)
 
-    def _states(self, compiled: Any, dry_run: bool, limits: Limits | None, on_result: Told) -> Done:
+    def _adding(self, sudo: bool, break_lock: bool) -> Adding:
+        """What makes an engine that adds to what is there."""
+        from lvsfab.execute.states import AddingEngine
+        from lvsfab.scripts import prelude
+
+        connect = self._opener(prelude(), sudo)
+        name = self.inventory.name
+        return lambda emit: AddingEngine(name, connect, emit, break_lock=break_lock)
+
+    def _states(
+        self,
+        compiled: Compiled,
+        adding: Adding,
+        dry_run: bool,
+        adopt: bool,
+        limits: Limits | None,
+        on_result: Told,
+    ) -> Done:
         from lvsfab.app import owner
         from lvsfab.execute.states import state_on
 
-        self._bring_up()
         plans: dict[str, HostPlan] = {}
         lock = threading.Lock()
 
@@ -332,9 +354,8 @@ class Fleet:
                 plans[plan.host] = plan
 
         names = list(compiled.hosts)
-        work = state_on(
-            compiled, self.app.connect, self.app.emit, owner(), planned if dry_run else None
-        )
+        told = planned if dry_run else None
+        work = state_on(compiled, adding, self.app.emit, owner(), told, adopt=adopt)
         done = self._each(names, work, limits, on_result)
         done.plans = {name: plans[name] for name in names if name in plans}
         return done

@@ -25,7 +25,9 @@ from lvsfab.cli_common import (
     CHANGES_PENDING,
     INTERRUPTED,
     VERIFY_FAILED,
+    adopt_option,
     backend_option,
+    break_lock_option,
     common,
     open_app,
 )
@@ -69,11 +71,6 @@ requests_option = click.option(
 )  # fmt: skip
 
 
-break_lock_option = click.option(
-    "--break-lock", is_flag=True, help="End the run that holds a host's lock, and take it."
-)
-
-
 persist_option = click.option(
     "--persist", is_flag=True, help="What is built comes back when a host is booted again."
 )
@@ -84,7 +81,7 @@ persist_option = click.option(
 @requests_option
 @click.option("--no-verify", is_flag=True, help="Leave the proof out.")
 @click.option("--skip-unreachable", is_flag=True, help="Go on without hosts that do not answer.")
-@click.option("--adopt", is_flag=True, help="Change what somebody else put in the way, too.")
+@adopt_option
 @click.option("--rollback", is_flag=True, help="If a host fails, all go back to what they were.")
 @click.option(
     "--resume", is_flag=True, help="Go on with the hosts that failed or were not reached."

@@ -87,6 +87,14 @@ backend_option = click.option(
     help="Where the lab's hosts run; else as the inventory says, or what fits.",
 )  # fmt: skip
 
+adopt_option = click.option(
+    "--adopt", is_flag=True, help="Change what somebody else put in the way, too."
+)
+break_lock_option = click.option(
+    "--break-lock", is_flag=True, help="End the run that holds a host's lock, and take it."
+)
+sudo_option = click.option("--sudo", is_flag=True, help="As root, by sudo -n.")
+
 
 def _name(context: click.Context) -> str:
     """The command as the history has it: `up`, `lab up`."""

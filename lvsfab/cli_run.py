@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvsfab.cli_common import CHANGES_PENDING, common, open_app, settings, state_folder
+from lvsfab.cli_common import (
+    CHANGES_PENDING,
+    adopt_option,
+    break_lock_option,
+    common,
+    open_app,
+    settings,
+    state_folder,
+    sudo_option,
+)
 
 if TYPE_CHECKING:
     from lvsfab.api import Done, Fleet
@@ -30,6 +39,16 @@ def limited(function: Callable[..., None]) -> Callable[..., None]:
                      help="Begin no further host once so many failed."),
         click.option("--fail-fast", is_flag=True, help="The same as --max-fail 1."),
     ]):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def changing(function: Callable[..., None]) -> Callable[..., None]:
+    """How states are brought about."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Show the plan; exit status 2 if it changes."),
+        sudo_option, adopt_option, break_lock_option,
+    )[::-1]:  # fmt: skip
         function = option(function)
     return function
 
@@ -95,7 +114,7 @@ class WithCommand(click.Command):
               help="Send FILE and run it; words after -- are its arguments.")  # fmt: skip
 @click.option("--stdin", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="What the command reads.")  # fmt: skip
-@click.option("--sudo", is_flag=True, help="As root, by sudo -n.")
+@sudo_option
 @click.option("--cwd", metavar="DIR", default="", help="In this directory.")
 @click.option("--env", multiple=True, callback=settings, metavar="NAME=VALUE",
               help="With this environment variable; may be given often.")  # fmt: skip
@@ -181,15 +200,16 @@ def hosts(report: Reporter, inventory: str, target: str) -> None:
 
 @click.command()
 @click.argument("target", default="*")
+@sudo_option
 @limited
 @common()
-def facts(report: Reporter, inventory: str, target: str, **limits: Any) -> None:
+def facts(report: Reporter, inventory: str, target: str, sudo: bool, **limits: Any) -> None:
     """What hosts are and can: system, kernel, modules for LVS, network, sysctls, tools."""
     from lvsfab.report_run import RunReport, print_facts
 
     bounds = _limits(**limits)
     fleet = _fleet(report, inventory)
-    found, done = fleet.facts(target, limits=bounds)
+    found, done = fleet.facts(target, sudo=sudo, limits=bounds)
     print_facts(report, found)
     shown = RunReport(report, ())
     for result in done.failed.values():
@@ -204,7 +224,7 @@ def facts(report: Reporter, inventory: str, target: str, **limits: Any) -> None:
 @click.argument("path")
 @click.option("--mode", default="", help="Octal; else that of the file there, or of SOURCE.")
 @click.option("--owner", default="", metavar="USER[:GROUP]", help="Else that of the file there.")
-@click.option("--sudo", is_flag=True, help="As root, by sudo -n.")
+@sudo_option
 @click.option("--dry-run", is_flag=True, help="Say what would be changed; exit status 2 if so.")
 @limited
 @common()
@@ -234,7 +254,7 @@ def put(
 @click.argument("target")
 @click.argument("path")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--sudo", is_flag=True, help="As root, by sudo -n.")
+@sudo_option
 @click.option("--dry-run", is_flag=True, help="Say what would be changed; exit status 2 if so.")
 @limited
 @common()
@@ -272,7 +292,7 @@ def _copied(report: Reporter, dry_run: bool, work: Callable[[RunReport], Done]) 
 @click.argument("target")
 @click.argument("kind")
 @click.argument("words", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--dry-run", is_flag=True, help="Show the plan; exit status 2 if it changes.")
+@changing
 @limited
 @common()
 def state(
@@ -282,6 +302,9 @@ def state(
     kind: str,
     words: Sequence[str],
     dry_run: bool,
+    sudo: bool,
+    adopt: bool,
+    break_lock: bool,
     **limits: Any,
 ) -> None:
     """Bring one resource about on many hosts: lvsfab state 'rs*' sysctl net.ipv4.ip_forward=1.
@@ -294,13 +317,14 @@ def state(
     fields, bounds = arguments(kind, words), _limits(**limits)
     fleet = _fleet(report, inventory)
     _changed(report, dry_run, f"state {kind}", lambda told: fleet.state(
-        target, kind, dry_run=dry_run, limits=bounds, on_result=told, **fields
+        target, kind, dry_run=dry_run, sudo=sudo, adopt=adopt, break_lock=break_lock,
+        limits=bounds, on_result=told, **fields,
     ))  # fmt: skip
 
 
 @click.command()
 @click.argument("recipe")
-@click.option("--dry-run", is_flag=True, help="Show the plan; exit status 2 if it changes.")
+@changing
 @limited
 @common(sets=True)
 def apply(
@@ -309,13 +333,17 @@ def apply(
     recipe: str,
     sets: dict[str, str],
     dry_run: bool,
+    sudo: bool,
+    adopt: bool,
+    break_lock: bool,
     **limits: Any,
 ) -> None:
     """Add what a RECIPE of your own (a file) says to what is up; `lvsfab down` undoes it."""
     bounds = _limits(**limits)
     fleet = _fleet(report, inventory)
     _changed(report, dry_run, f"apply {recipe}", lambda told: fleet.apply(
-        recipe, sets, dry_run=dry_run, limits=bounds, on_result=told
+        recipe, sets, dry_run=dry_run, sudo=sudo, adopt=adopt, break_lock=break_lock,
+        limits=bounds, on_result=told,
     ))  # fmt: skip
 
 
@@ -332,7 +360,7 @@ def _changed(report: Reporter, dry_run: bool, what: str, work: Callable[[Any], D
         report.say(f"{what}: {changes} changes on {len(hosts)} of {len(done.results)} hosts")
     shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)
     _end(done)
-    if dry_run and any(plan.steps for plan in done.plans.values()):
+    if dry_run and any(plan.steps or plan.conflicts for plan in done.plans.values()):
         sys.exit(CHANGES_PENDING)
 
 

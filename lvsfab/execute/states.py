@@ -17,12 +17,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 from lvsfab.document import Document
 from lvsfab.engine import Emit, Engine, Event
 from lvsfab.errors import CommandError, ConflictError, InputError
+from lvsfab.execute.done import Done, Told
 from lvsfab.execute.fleet import failure
 from lvsfab.execute.task import HostResult, State
 from lvsfab.model import Host, Inventory
 from lvsfab.plan import HostPlan
 from lvsfab.recipe import Compiled, Phase, Recipe, RecipeDoc
-from lvsfab.session import Shell
 from lvsfab.states import BUILDERS, KINDS
 from lvsfab.states.base import Context
 
@@ -128,19 +128,21 @@ def compile_state(
 
 
 Planned = Callable[[HostPlan], None]
+Adding = Callable[[Emit], AddingEngine]
 
 
 def state_on(
     compiled: Compiled,
-    connect: Callable[[str], Shell],
+    adding: Adding,
     emit: Emit,
     owner: str,
     planned: Planned | None,
+    *,
+    adopt: bool = False,
 ) -> Callable[[str], HostResult]:
     """What `fleet.each` does on each host of a compiled recipe with one phase. With `planned`
-    nothing is changed: it is told the plan.
+    nothing is changed: it is told the plan. `adopt`: as the engine has it.
     """
-    name = compiled.inventory.name
 
     def told(event: Event) -> None:
         if event.what != "phase":  # there is but one, and each host has an engine of its own
@@ -155,13 +157,13 @@ def state_on(
         )
         alone = replace(compiled, phases=mine)
         try:
-            with AddingEngine(name, connect, told) as engine:
+            with adding(told) as engine:
                 if planned is not None:
                     plan = engine.plan(alone)[host]
                     planned(plan)
                     changes = len(plan.steps)
                 else:
-                    outcome = engine.up(alone, owner)
+                    outcome = engine.up(alone, owner, adopt=adopt)
                     if host in outcome.failed:
                         return failure(host, outcome.failed[host], time.monotonic() - began)
                     changes = outcome.changes
@@ -171,3 +173,32 @@ def state_on(
         return HostResult(host, State.OK, 0, changes=changes, seconds=seconds)
 
     return one
+
+
+def in_phases(
+    compiled: Compiled,
+    engine: Engine,
+    owner: str,
+    *,
+    dry_run: bool,
+    adopt: bool,
+    told: Told,
+) -> Done:
+    """A recipe with several phases: within one, hosts are worked on at the same time."""
+    results = {}
+    if dry_run:
+        plans = engine.plan(compiled)
+        for host, plan in plans.items():
+            results[host] = HostResult(host, State.OK, changes=len(plan.steps))
+        return Done(results, plans=plans)
+    outcome = engine.up(compiled, owner, adopt=adopt)
+    for host in compiled.hosts:
+        if host in outcome.failed:
+            results[host] = failure(host, outcome.failed[host])
+        elif host in outcome.not_reached:
+            results[host] = HostResult(host, State.NOT_RUN)
+        else:
+            changes = len(outcome.plans[host].steps)
+            results[host] = HostResult(host, State.OK, 0, changes=changes)
+        told(results[host])
+    return Done(results)

@@ -1,10 +1,9 @@
-"""The executor's command line as a whole: words in, streams and exit status out. The hosts are
-shells of this machine.
-"""
+"""The executor's command line as a whole: words in, streams and exit status out."""
 
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,12 @@ import pytest
 
 from lvsfab.cli import main
 from lvsfab.errors import UnreachableError
+from lvsfab.scripts import prelude
+from lvsfab.session import Shell
 from lvsfab.transports import ssh
 from lvsfab.transports.endpoint import Endpoint
 from tests.unit.local import LocalChannel
+from tests.unit.test_engine import Machine
 
 
 @dataclass
@@ -32,18 +34,27 @@ class Ended:
 
 @dataclass
 class Hosts:
-    """rs1, rs2, rs3; those in `dead` do not answer. `reached`: who was asked for a connection."""
+    """rs1, rs2, rs3: shells of this machine, or of `machines`; those in `dead` do not answer.
+    `reached`: who was asked for a connection.
+    """
 
     folder: Path
     capture: pytest.CaptureFixture[str]
+    machines: dict[str, Machine] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
     reached: list[Endpoint] = field(default_factory=list)
+
+    def only(self, *names: str) -> None:
+        """An inventory of these."""
+        hosts = ", ".join(f"{name}: {{groups: [servers]}}" for name in names)
+        (self.folder / "few.yml").write_text(f"name: few\nhosts: {{{hosts}}}\n")
 
     def connect(self, endpoint: Endpoint) -> LocalChannel:
         self.reached.append(endpoint)
         if endpoint.name in self.dead:
             raise UnreachableError(endpoint.name, "no SSH connection")
-        return LocalChannel()
+        machine = self.machines.get(endpoint.name)
+        return LocalChannel([*machine.enter, "sh", "-s"]) if machine is not None else LocalChannel()
 
     def __call__(self, *words: str) -> Ended:
         self.reached.clear()
@@ -60,10 +71,20 @@ def hosts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Hosts]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    (tmp_path / "few.yml").write_text("name: few\nhosts: {rs1: {}, rs2: {}, rs3: {}}\n")
     found = Hosts(tmp_path, capsys)
+    found.only("rs1", "rs2", "rs3")
     monkeypatch.setattr(ssh, "connect", found.connect)
     yield found
+
+
+@pytest.fixture
+def kernels(hosts: Hosts) -> Iterator[Hosts]:
+    """Hosts that may be changed: namespaces."""
+    hosts.machines = {name: Machine(name) for name in ("rs1", "rs2")}
+    hosts.dead = {"rs3"}
+    yield hosts
+    for machine in hosts.machines.values():
+        machine.close()
 
 
 def test_hosts_that_cannot_be_asked_for_facts_are_left_out_and_told(hosts: Hosts) -> None:
@@ -133,3 +154,90 @@ def test_who_failed_is_remembered_until_it_succeeds(hosts: Hosts) -> None:
     hosts.dead = set()
     assert hosts("run", "--retry-failed", "--", "true").code == 0
     assert "nothing to do" in hosts("run", "--retry-failed", "--", "true").err
+
+
+FORWARD = ("sysctl", "net.ipv4.ip_forward=1")
+PAGE = ("file", "/run/page", "content=ours")
+
+
+def recipe(folder: Path, *, phases: int) -> str:
+    """One that wants PAGE on hosts, and a sysctl on them in a phase of its own."""
+    path = folder / f"mine{phases}.yml"
+    steps = ["file: {path: /run/page, content: ours}"]
+    steps += ["sysctl: {name: net.ipv4.ip_forward, value: 1}"] * (phases - 1)
+    lines = ["name: mine", "title: for these tests", "steps:"]
+    for step in steps:
+        lines += ["  - on: servers", "    do:", f"      - {step}"]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_a_state_is_planned_and_made(kernels: Hosts) -> None:
+    done = kernels("state", "rs1,rs2", *FORWARD, "--dry-run")
+    assert (done.code, done.out.count("value 0 -> 1")) == (2, 2)
+    done = kernels("state", "*", *FORWARD)
+    assert done.code == 4
+    assert "2 changes on 2 of 3 hosts" in done.err
+    assert kernels.machines["rs2"].sh("cat /proc/sys/net/ipv4/ip_forward") == "1\n"
+    assert kernels("state", "rs1", *FORWARD, "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("what", ["state", "apply", "apply in phases"])
+def test_what_is_in_the_way_is_a_change_that_is_refused_unless_adopted(
+    kernels: Hosts, what: str
+) -> None:
+    kernels.only("rs1")
+    kernels.machines["rs1"].sh("echo theirs >/run/page")
+    mine = recipe(kernels.folder, phases=1 + ("phases" in what))
+    words = ("state", "rs1", *PAGE) if what == "state" else ("apply", mine)
+    done = kernels(*words, "--dry-run")
+    assert (done.code, "in the way: file:/run/page" in done.out) == (2, True)
+    refused = kernels(*words)
+    assert refused.code not in (0, 2)
+    assert "--adopt" in refused.err
+    assert kernels.machines["rs1"].sh("cat /run/page") == "theirs\n"
+    assert kernels(*words, "--adopt").code == 0
+    assert kernels.machines["rs1"].sh("cat /run/page") == "ours"
+
+
+def test_what_is_in_the_way_alone_is_told_by_the_exit_status(kernels: Hosts) -> None:
+    vip = ("state", "rs1", "address", "192.0.2.1/32", "dev=lo")
+    assert kernels(*vip).code == 0
+    assert kernels(*vip, "--dry-run").code == 0
+    kernels.machines["rs1"].sh(
+        "ip link add d0 type veth peer name d1; ip addr add 192.0.2.1/32 dev d0"
+    )
+    done = kernels(*vip, "--dry-run")
+    assert (done.code, "192.0.2.1 is on d0" in done.out) == (2, True)
+    assert "nothing to change" in done.out
+
+
+@pytest.mark.parametrize("what", ["state", "apply", "apply in phases"])
+def test_a_lock_is_kept_unless_broken(kernels: Hosts, what: str) -> None:
+    kernels.only("rs1")
+    mine = recipe(kernels.folder, phases=1 + ("phases" in what))
+    words = ("state", "rs1", *FORWARD) if what == "state" else ("apply", mine)
+    channel = LocalChannel([*kernels.machines["rs1"].enter, "sh", "-s"])
+    holder = Shell("rs1", channel, prelude())
+    holder.run("rec lock lock_take somebody", timeout=20, what="its lock")
+    refused = kernels(*words)
+    assert refused.code not in (0, 2)
+    assert "somebody" in refused.err
+    assert channel.process.poll() is None
+    assert kernels(*words, "--break-lock").code == 0
+    assert channel.process.wait(10) == -signal.SIGKILL
+    holder.close()
+
+
+def test_sudo_is_for_every_verb(kernels: Hosts) -> None:
+    mine = recipe(kernels.folder, phases=1)
+    two = recipe(kernels.folder, phases=2)
+    for words in [
+        ("facts", "rs1"), ("run", "rs1", "--shell", "true"), ("put", "rs1", mine, "/run/mine"),
+        ("get", "rs1", "/etc/hostname", str(kernels.folder)), ("state", "rs1", *FORWARD),
+        ("apply", mine, "--dry-run"), ("apply", two, "--dry-run"),
+    ]:  # fmt: skip
+        kernels(*words)
+        assert {endpoint.sudo for endpoint in kernels.reached} == {False}
+        kernels(words[0], "--sudo", *words[1:])
+        assert {endpoint.sudo for endpoint in kernels.reached} == {True}, words
