@@ -59,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "report_run": VALUES | {"report", "execute", "facts", "copy"},
     "api": PLANNING
     | {"app", "engine", "transports", "execute", "facts", "copy", "targets", "sources"},
-    "cli_common": VALUES | {"app", "report"},
+    "cli_common": VALUES | {"app", "audit", "report"},
     "cli_run": VALUES | {"cli_common", "api", "report", "report_run", "execute"},
     "cli_capture": VALUES | {"cli_common", "api", "report", "report_run", "execute", "capture"},
     "cli_history": VALUES | {"cli_common", "app", "audit", "report"},
