@@ -33,7 +33,8 @@ _SECRET = re.compile(r"pass|secret|token|credential|auth|(^|[^a-z])key([^a-z]|$)
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `at`: UTC, ISO 8601; `asked`: the words of the command line; `changed`: host ->
-    resources, `-` before what was undone; `exit`: the exit code.
+    resources, `-` before what was undone; `exit`: the exit code. Of a run that ended before it had
+    an outcome no host is in `done`, `failed`, `not_reached` or `returned`.
     """
 
     schema: str = SCHEMA
@@ -46,12 +47,22 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str = ""
     sets: dict[str, str] = {}
     persist: bool = False
+    adopt: bool = False
+    skip_unreachable: bool = False
     changed: dict[str, list[str]] = {}
     done: list[str] = []
     failed: dict[str, str] = {}
     not_reached: list[str] = []
     returned: list[str] = []
     exit: int = 0
+
+    @property
+    def left(self) -> tuple[str, ...] | None:
+        """The hosts that are not as the run wanted them, those that it brought back among them;
+        None: any may be, the run ended before it could say.
+        """
+        out = dict.fromkeys((*self.failed, *self.not_reached, *self.returned))
+        return tuple(out) if out or self.done else None
 
 
 class Given(NamedTuple):

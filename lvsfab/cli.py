@@ -107,20 +107,25 @@ def up(
 ) -> None:
     """Build MODE (nat, dr, tun or a recipe of your own) and prove it."""
     app = open_app(report, inventory, backend)
-    left: list[str] | None = None
+    left: tuple[str, ...] | None = None
     if resume:
         from lvsfab.cli_history import last_up
 
         found = last_up(app.inventory.name, mode, sets)
-        mode, sets, left = found.recipe, found.sets, [*found.failed, *found.not_reached]
+        mode, sets, left = found.recipe, found.sets, found.left
         persist = persist or found.persist
-        if not left:
+        adopt = adopt or found.adopt
+        skip_unreachable = skip_unreachable or found.skip_unreachable
+        if left == ():
             report.say(f"nothing to go on with: every host of `up {mode}` is done")
             return
+        told = ", ".join(left) if left else "all hosts, for the last run ended before it could say"
+        report.say(f"goes on with `up {mode}`: {told}")
     if mode is None:
         raise click.UsageError("Missing argument 'MODE'.")
     compiled = app.compile(mode, sets)
     report.about |= {"recipe": mode, "sets": sets, "persist": persist}
+    report.about |= {"adopt": adopt, "skip_unreachable": skip_unreachable}
     app.ensure_lab()
     began = time.monotonic()
     with app.engine(break_lock=break_lock) as engine:

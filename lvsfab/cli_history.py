@@ -38,6 +38,8 @@ def record(report: Reporter, began: float, code: int) -> None:
         inventory=report.about.get("inventory", ""),
         recipe=report.about.get("recipe", ""),
         persist=report.about.get("persist", False),
+        adopt=report.about.get("adopt", False),
+        skip_unreachable=report.about.get("skip_unreachable", False),
         sets=audit.masked_sets(report.about.get("sets", {})),
         changed=report.changed,
         exit=code,

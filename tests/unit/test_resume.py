@@ -1,16 +1,22 @@
-"""up --resume: the hosts that failed or were not reached, and the director that sends to them."""
+"""up --resume: the hosts that failed, were not reached or were brought back, and the director that
+sends to them; all where a run ended before it could say.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from lvsfab import audit, document, inventory, recipe
 from lvsfab.app import App
 from lvsfab.audit import Run
 from lvsfab.cli import main
+from lvsfab.errors import ConflictError, LockedError, LvsfabError, UnreachableError
+from lvsfab.recipe import Compiled
 from tests.unit.test_hostile import INVENTORY
 
 
@@ -36,6 +42,85 @@ def run(tmp_path: Path, **fields: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ended", "left"),
+    [
+        ({"done": ["d", "r"]}, ()),
+        ({"done": ["r"], "failed": {"r2": "x"}, "not_reached": ["d"]}, ("r2", "d")),
+        ({"failed": {"r2": "x"}, "returned": ["d", "r", "r2"]}, ("r2", "d", "r")),
+        ({"exit": 4}, None),
+    ],
+)
+def test_who_is_left(ended: dict[str, Any], left: tuple[str, ...] | None) -> None:
+    before = {"at": "x", "seconds": 0.0, "who": "me", "command": "up", "asked": ["up", "tun"]}
+    assert Run(**before, **ended).left == left  # type: ignore[arg-type]
+
+
+class Asked:
+    """What the engine would be asked to do; nothing is done, the run ends with `error`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+        self.hosts: tuple[str, ...] = ()
+        self.options: dict[str, Any] = {}
+
+        def up(_: App, part: Compiled, *__: object, **options: Any) -> None:
+            self.hosts, self.options = part.hosts, options
+            raise error
+
+        monkeypatch.setattr(App, "up", up)
+        monkeypatch.setattr(App, "ensure_lab", lambda _: None)
+
+
+def exit_code(*words: str) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return ended.value.code
+
+
+WITHOUT_OUTCOME = [
+    (UnreachableError("rs2", "no answer"), 4),
+    (ConflictError("in the way"), 1),
+    (LockedError("rs2", "held by anna"), 1),
+    (KeyboardInterrupt(), 130),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), WITHOUT_OUTCOME, ids=lambda v: type(v).__name__)
+def test_a_run_that_ended_without_an_outcome_is_gone_on_with_on_all_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    error: LvsfabError | KeyboardInterrupt, code: int,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    asked = Asked(monkeypatch, error)
+    assert exit_code("up", "dr") == code
+    whole = asked.hosts
+    assert {"director", "rs1", "rs2"} <= set(whole)
+    assert exit_code("up", "--resume") == code
+    assert asked.hosts == whole
+    assert "goes on with `up dr`: all hosts" in capsys.readouterr().err
+
+
+def test_a_resume_does_what_is_left_as_it_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    asked = Asked(monkeypatch, UnreachableError("rs2", "no answer"))
+    options = ["--adopt", "--skip-unreachable", "--persist", "--set", "scheduler=wrr"]
+    assert exit_code("up", "dr", *options) == 4
+    first = asked.options
+    assert first["adopt"] is first["skip_unreachable"] is first["persist"] is True
+    assert exit_code("up", "--resume") == 4
+    assert asked.options == first
+    (*_, last) = audit.read(tmp_path / "lvsfab")
+    assert last.sets == {"scheduler": "wrr"}
+    assert last.adopt
+    assert last.skip_unreachable
+    audit.append(tmp_path / "lvsfab", msgspec.structs.replace(last, failed={"rs2": "x"}))
+    assert exit_code("up", "--resume") == 4
+    assert set(asked.hosts) == {"director", "rs2"}
+    assert "goes on with `up dr`: rs2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("words", "code", "told"),
     [
         (["up", "--resume"], 0, "nothing to go on with: every host of `up tun` is done"),
@@ -48,7 +133,7 @@ def test_what_a_resume_says(
     words: list[str], code: int, told: str,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    run(tmp_path)
+    run(tmp_path, done=["rs1", "director"])
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == code
