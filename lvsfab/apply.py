@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lvsfab import deadman, scripts
 from lvsfab.deadman import Guard
-from lvsfab.errors import CommandError, CutOffError, HostError, UnreachableError
+from lvsfab.errors import AnswerError, CommandError, CutOffError, HostError, UnreachableError
 from lvsfab.journal import Entry
 from lvsfab.plan import Step, unfinished
 from lvsfab.session import Record, Shell, by_id
@@ -90,13 +90,21 @@ def change(
 
 
 def _run(site: Site, steps: Sequence[Step], script: str, timeout: float) -> list[Record]:
+    done = 0
+
     def progress(answer: Record) -> None:
+        nonlocal done
         head, _, number = answer.id.partition(":")
         if head == "do" and answer.status == 0 and number.isdecimal() and int(number) < len(steps):
-            step = steps[int(number)]
+            step, done = steps[int(number)], int(number) + 1
             site.emit(Event("undone" if step.undo else "step", site.host, step=step))
 
-    return site.shell.run(script, timeout=timeout, on_record=progress, what="its changes")
+    try:
+        return site.shell.run(script, timeout=timeout, on_record=progress, what="its changes")
+    except AnswerError as error:
+        at = f"{steps[done].id}: " if done < len(steps) else ""
+        tip = "run it again: it goes on from here"
+        raise AnswerError(site.host, at + error.message, tip=tip) from None
 
 
 def _guarded(
@@ -106,10 +114,10 @@ def _guarded(
     script = scripts.change_script(site.name, steps, record=record, guard=guard, durable=durable)
     began = time.monotonic()
     records: list[Record] = []
-    lost: UnreachableError | None = None
+    lost: UnreachableError | AnswerError | None = None
     try:
         records = _run(site, steps, script, guard.seconds / 2)
-    except UnreachableError as error:
+    except (UnreachableError, AnswerError) as error:
         lost = error
     if any(r.id in ("record", "arm") and r.status for r in records):
         return records  # nothing was changed
@@ -122,10 +130,14 @@ def _guarded(
     if lost is None:
         fresh.close()
         return records
-    site.replace(fresh)
+    site.replace(fresh)  # the former shell ends with its link, whatever it was at
+    stands = "a new one works, so the change stands"
+    if isinstance(lost, AnswerError):
+        told = f"{lost.message}; that connection was ended, {stands}"
+        raise AnswerError(site.host, told, tip=lost.tip)
     raise UnreachableError(
         site.host,
-        f"the link was lost while {why}; a new one works, so the change stands",
+        f"the link was lost while {why}; {stands}",
         tip="run it again: it goes on from here",
     )
 

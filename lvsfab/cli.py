@@ -140,7 +140,7 @@ def up(
             persist=persist,
         )
         report.outcome(f"up {mode}", outcome, time.monotonic() - began, engine)
-        for error in outcome.failed.values():
+        for error in outcome.errors:
             raise error
         if not no_verify and compiled.cluster is not None:
             engine.each(app.inventory.hosts, engine.shell)  # after a resume, those not yet met

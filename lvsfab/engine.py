@@ -7,16 +7,15 @@ at the same time within a phase; a failure lets its phase finish and ends the ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from lvsfab import apply, journal, persist, scripts, wire
 from lvsfab.apply import Emit as Emit  # noqa: PLC0414 - these two are the engine's words
 from lvsfab.apply import Event as Event  # noqa: PLC0414
-from lvsfab.errors import HostError, UnreachableError
+from lvsfab.errors import AnswerError, HostError, UnreachableError
 from lvsfab.journal import Entry
+from lvsfab.links import Links
 from lvsfab.outcome import Outcome
 from lvsfab.plan import (
     HostPlan,
@@ -24,6 +23,7 @@ from lvsfab.plan import (
     feasible,
     plan_host,
     quiesced,
+    relieved,
     shared_addresses,
     stray_addresses,
     unopposed,
@@ -35,12 +35,9 @@ from lvsfab.states.base import Resource
 from lvsfab.wire import Question
 
 READ_TIMEOUT = 60.0  # s for one host to say all that it has
-PARALLEL = 64
-
-T = TypeVar("T")
 
 
-class Engine:
+class Engine(Links):
     """Runs on the hosts of one inventory. `connect` opens a shell on a host (may raise
     UnreachableError); the shells stay open until `close`, so verify can go on with them.
     """
@@ -55,68 +52,13 @@ class Engine:
         *,
         break_lock: bool = False,
     ) -> None:
+        super().__init__(connect)
         self._name = name
         self._break_lock = break_lock
-        self._connect = connect
         self._emit = emit
-        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="host")
-        self.shells: dict[str, Shell] = {}
         self.marks: dict[str, str] = {}
-        self.handshakes: dict[str, int] = {}
         self._reads: dict[str, HostRead] = {}
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for shell in self.shells.values():
-            shell.close()
-        self.shells.clear()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def each(
-        self, hosts: Iterable[str], work: Callable[[str], T]
-    ) -> tuple[dict[str, T], dict[str, HostError]]:
-        """`work` for all hosts at once: results, and errors, by host."""
-        results: dict[str, T] = {}
-        errors: dict[str, HostError] = {}
-        futures: dict[Future[T], str] = {self._pool.submit(work, host): host for host in hosts}
-        for future in as_completed(futures):
-            try:
-                results[futures[future]] = future.result()
-            except HostError as error:
-                errors[futures[future]] = error
-        return results, errors
-
-    def shell(self, host: str) -> Shell:
-        if host not in self.shells:
-            self.shells[host] = self._further(host)
-        return self.shells[host]
-
-    def _further(self, host: str) -> Shell:
-        """One more connection to a host."""
-        self.handshakes[host] = self.handshakes.get(host, 0) + 1
-        return self._connect(host)
-
-    def _lose(self, host: str) -> None:
-        """A link that failed is not used again: what follows on that host connects anew."""
-        shell = self.shells.pop(host, None)
-        if shell is not None:
-            shell.close()
-
-    def renew(self, hosts: Iterable[str]) -> None:
-        """Fresh shells on these hosts; one that cannot be reached has none."""
-        for host in (hosts := tuple(hosts)):
-            self._lose(host)
-        self.each(hosts, self.shell)
-
-    @property
-    def execs(self) -> dict[str, int]:
-        """How many commands were started over SSH on each host: one shell, however long the run."""
-        return {host: shell.execs for host, shell in self.shells.items()}
+        self._left_out: dict[str, HostError] = {}
 
     def read(
         self,
@@ -164,7 +106,8 @@ class Engine:
         keep: bool = False,
     ) -> Outcome:
         """Bring a compiled recipe about. Nothing is changed unless every host that takes part was
-        read and every plan can be carried out.
+        read and every plan can be carried out; with `skip_unreachable` those that do not answer are
+        left out, and the directors send them nothing.
 
         `mark`: what the directors are told is up, for later runs from anywhere. `only`: resource
         kinds; nothing else is changed, nothing is undone. `adopt`: what somebody else put
@@ -177,7 +120,7 @@ class Engine:
         if not adopt:
             unopposed(plans.values())
         before, marks = dict(self._reads), dict(self.marks)
-        outcome = Outcome(plans)
+        outcome = Outcome(plans, left_out=self._left_out)
         cluster = compiled.cluster
         first = [host for host in plans if cluster is not None and host in cluster.directors]
         self._mark(outcome, {h: mark for h in first if self.marks.get(h, "") != mark})
@@ -192,12 +135,15 @@ class Engine:
             if work:
                 self._emit(Event("phase", text=phase.on))
             self._change(outcome, work)
-        if not outcome.failed:
+        unready = {*outcome.not_reached, *outcome.left_out}
+        if outcome.failed:
+            outcome.not_reached += [p.host for p in plans.values() if p.late or p.last]
+        else:
             self._finish(outcome)
         if outcome.failed and rollback:
             self._roll_back(outcome, owner, before, {h: marks.get(h, "") for h in first})
         elif outcome.failed:
-            self._quiesce(outcome, compiled)
+            self._quiesce(outcome, compiled, unready)
         outcome.settle()
         return outcome
 
@@ -210,24 +156,21 @@ class Engine:
         good = [p for p in good if p.host not in outcome.failed]
         self._change(outcome, {p.host: p.last for p in good if p.last})
 
-    def _quiesce(self, outcome: Outcome, compiled: Compiled) -> None:
-        """No new connection goes to a real server that failed."""
-        cluster = compiled.cluster
-        if cluster is None or cluster.director not in outcome.plans:
+    def _quiesce(self, outcome: Outcome, compiled: Compiled, unready: Collection[str]) -> None:
+        """No director sends a new connection to a real server that failed or is `unready`."""
+        if compiled.cluster is None:
             return
-        unready = {*outcome.failed, *outcome.not_reached}
-        away = {str(s.address) for s in cluster.real_servers if s.name in unready}
-        director = cluster.director
-        wanted = compiled.resources(director)
-        if director in outcome.failed or not away:
+        away = compiled.cluster.addresses({*outcome.failed, *unready})
+        able = [h for h in compiled.cluster.directors if h in outcome.plans]
+        wanted = {h: compiled.resources(h) for h in able if h not in outcome.failed}
+        if not away or not wanted:
             return
-        reads, _ = self.read({director: wanted})
-        if director not in reads:
-            return
-        steps = quiesced(wanted, reads[director].haves, away)
-        if steps:
+        reads, _ = self.read(wanted)
+        work = {h: quiesced(wanted[h], read.haves, away) for h, read in reads.items()}
+        work = {host: steps for host, steps in work.items() if steps}
+        for director in work:
             self._emit(Event("note", director, f"drains {', '.join(sorted(away))}: not ready"))
-            self._change(outcome, {director: steps})
+        self._change(outcome, work)
 
     def _roll_back(
         self,
@@ -261,11 +204,12 @@ class Engine:
             },
             failed=dict(errors),
         )
-        self._undo(back, [[h for h in marks if h in reads], [h for h in reads if h not in marks]])
-        self._mark(back, {h: m for h, m in marks.items() if h in reads})
-        outcome.returned = [h for h in reads if h not in back.failed]
+        self._undo(back, [list(marks), [h for h in reads if h not in marks]])
+        self._mark(back, {h: m for h, m in marks.items() if h not in back.failed})
+        back.settle()
+        outcome.returned = back.done
         outcome.failed = back.failed | failed
-        outcome.not_reached = []
+        outcome.not_reached = back.not_reached
 
     def plan(
         self,
@@ -287,13 +231,18 @@ class Engine:
             owner=owner,
             asked=wire.questions(compiled.cluster, compiled.inventory),
         )
+        self._left_out = {}
         for host, error in errors.items():
             needed = host in compiled.hosts
             if isinstance(error, UnreachableError) and (skip_unreachable or not needed):
                 self._emit(Event("note", host, f"left out: {error.message}"))
+                self._left_out |= {host: error} if needed else {}
                 continue
             raise error
         self._reads = reads
+        if compiled.cluster is not None:
+            away = compiled.cluster.addresses(self._left_out)
+            wanted |= {h: relieved(wanted[h], away) for h in compiled.cluster.directors}
         macs = {mac for read in reads.values() for mac in read.others.macs}
         plans = {}
         for host, read in reads.items():
@@ -310,7 +259,12 @@ class Engine:
         return plans
 
     def down(self, hosts: Sequence[str], owner: str, first: Sequence[str] = ()) -> Outcome:
-        """Every host back to what its journal says; `first` (directors) before the others."""
+        """Every host back to what its journal says; `first` (directors) before the others.
+
+        A host that does not answer keeps no other from being cleaned: a director that is gone
+        sends nothing, and waiting for it would leave all others as they are. One that was read
+        and then could not be undone still sends to what is behind it, which is left as it is.
+        """
         reads, errors = self.read(dict.fromkeys(hosts, ()), owner=owner)
         self._reads = reads
         for error in errors.values():
@@ -322,8 +276,8 @@ class Engine:
         self._undo(
             outcome, [[h for h in plans if h in first], [h for h in plans if h not in first]]
         )
-        marked = [h for h in plans if h in self.marks and h not in outcome.failed]
-        self._mark(outcome, dict.fromkeys(marked, ""))
+        kept = {*outcome.failed, *outcome.not_reached}
+        self._mark(outcome, {h: "" for h in plans if h in self.marks and h not in kept})
         outcome.settle()
         return outcome
 
@@ -338,11 +292,19 @@ class Engine:
         self._fail(outcome, errors)
 
     def _undo(self, outcome: Outcome, groups: Sequence[Sequence[str]]) -> None:
+        """Undo what is not wanted any more, one group after the other. A failure ends it after its
+        group: what a director still does needs the servers behind it as they are.
+        """
+        stopped = False
         for group in groups:
             plans = [outcome.plans[host] for host in group if host not in outcome.failed]
+            if stopped:
+                outcome.not_reached += [p.host for p in plans if p.undo or p.forget]
+                continue
             self._change(outcome, {plan.host: plan.undo for plan in plans if plan.undo})
             confirmed = [p for p in plans if p.forget and p.host not in outcome.failed]
             self._forget(outcome, {plan.host: plan.keep for plan in confirmed})
+            stopped = any(host in outcome.failed for host in group)
 
     def _forget(self, outcome: Outcome, keep: Mapping[str, Sequence[Entry]]) -> None:
         def one(host: str) -> None:
@@ -387,6 +349,6 @@ class Engine:
     def _fail(self, outcome: Outcome, errors: Mapping[str, HostError]) -> None:
         for host, error in errors.items():
             outcome.failed.setdefault(host, error)
-            if isinstance(error, UnreachableError):
+            if isinstance(error, UnreachableError | AnswerError):
                 self._lose(host)
             self._emit(Event("failed", host, error.message))

@@ -103,6 +103,10 @@ class CommandError(HostError):
         return text
 
 
+class AnswerError(CommandError):
+    """What a host answered cannot be read: its shell is of no more use, another may be."""
+
+
 class CutOffError(CommandError):
     """A change cut this controller off, and the host undid it by itself."""
 

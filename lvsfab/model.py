@@ -7,7 +7,7 @@ Frozen, without behaviour beyond questions about themselves. Files become these 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import (
@@ -159,6 +159,10 @@ class Cluster:
     @property
     def directors(self) -> tuple[str, ...]:
         return (self.director, *self.backups)
+
+    def addresses(self, names: Collection[str]) -> set[str]:
+        """The addresses of those of these hosts that are real servers."""
+        return {str(server.address) for server in self.real_servers if server.name in names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lvsfab import journal as journals
 from lvsfab.errors import ConflictError, InputError
@@ -247,6 +247,16 @@ def quiesced(
         drained = Resource(resource.type, resource.key, state)
         steps.append(Step(drained, have, changes(state, have), commands))
     return tuple(steps)
+
+
+def relieved(wanted: Iterable[Resource], addresses: Collection[str]) -> tuple[Resource, ...]:
+    """What is wanted of a director while the real servers at `addresses` are left out of a run:
+    that it sends them nothing.
+    """
+    return tuple(
+        replace(r, state=r.state.drained(addresses) or r.state) if r.state is not None else r
+        for r in wanted
+    )
 
 
 def feasible(recipe: str, plans: Iterable[HostPlan]) -> None:

@@ -175,11 +175,11 @@ class Reporter:
             text += f"; failed: {', '.join(outcome.failed)}"
         if outcome.not_reached:
             text += f"; not reached: {', '.join(outcome.not_reached)}"
-        if outcome.failed and outcome.done:
+        if outcome.errors and outcome.done:
             text += f"; done: {', '.join(outcome.done)}"
         if outcome.returned:
             text += f"; brought back to what they were: {', '.join(outcome.returned)}"
-        self.say(self.paint(text, _RED if outcome.failed else _GREEN))
+        self.say(self.paint(text, _RED if outcome.errors else _GREEN))
 
     def screen(self, lines: Sequence[str], *, again: bool) -> None:
         """Lines that replace the last ones on a terminal, when they come `again` and again."""

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from lvsfab.errors import CommandError, UnreachableError
+from lvsfab.errors import AnswerError, UnreachableError
 
 MAX_RECORD = 32 * 1024 * 1024  # bytes of one record: a host that prints without end is cut here
 MAX_ANSWERS = 64 * 1024 * 1024  # bytes of all records of one script
@@ -199,7 +199,7 @@ class Shell:
         """Send a script and return its records, in order.
 
         `timeout`: seconds in all; `idle`: seconds without any output. UnreachableError when the
-        link ends or the time is over, CommandError when the host's answer cannot be read.
+        link ends or the time is over, AnswerError when the host's answer cannot be read.
         """
         framer = Framer(self._nonce, on_line)
         self._count += 1
@@ -226,7 +226,7 @@ class Shell:
                     if on_record is not None:
                         on_record(record)
         except TooMuchError as error:
-            raise CommandError(self.host, f"{error} while waiting for {what}") from None
+            raise AnswerError(self.host, f"{error} while waiting for {what}") from None
         finally:
             self._deadline = None
         return records

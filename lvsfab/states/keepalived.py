@@ -7,10 +7,13 @@ service, and how its real servers are checked (keepalived.conf(5)).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, ClassVar, Self
+
+from msgspec.structs import replace
 
 from lvsfab.errors import InputError
 from lvsfab.model import Cluster, ForwardingMethod, IPAddress, Keepalived, RealServer
@@ -24,6 +27,8 @@ PROTOCOL_FILE = "/etc/iproute2/rt_addrprotos.d/keepalived.conf"
 PROTOCOL = "18\tkeepalived\t# added by keepalived\n"
 PRIORITY = 100  # of the first director; each further one has 10 less
 _KIND = {ForwardingMethod.NAT: "NAT", ForwardingMethod.DR: "DR", ForwardingMethod.TUN: "TUN"}
+# a real server's weight, which `render` puts at the head of its block
+_WEIGHT = re.compile(r"^( *real_server (\S+) \d+ \{\n *weight )\d+", re.MULTILINE)
 
 HELPERS = r"""
 keepalived_pid() { # of the parent process, if it runs
@@ -81,6 +86,13 @@ class KeepalivedConfig(File, frozen=True, kw_only=True):
         if not found and have is not None and not have.taken_up:
             return (Change("taken up by the daemon", "no", "yes"),)
         return found
+
+    def drained(self, addresses: Collection[str]) -> Self | None:
+        def weightless(found: re.Match[str]) -> str:
+            return f"{found[1]}0" if found[2] in addresses else found[0]
+
+        content = _WEIGHT.sub(weightless, self.content or "")
+        return replace(self, content=content) if content != (self.content or "") else None
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

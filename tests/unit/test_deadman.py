@@ -9,10 +9,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from lvsfab import apply, deadman
+from lvsfab import apply, deadman, session
 from lvsfab.deadman import danger
 from lvsfab.engine import Engine, Event
-from lvsfab.errors import CutOffError, UnreachableError
+from lvsfab.errors import AnswerError, CutOffError, UnreachableError
 from lvsfab.model import Inventory
 from lvsfab.outcome import Outcome
 from lvsfab.plan import Step
@@ -125,14 +125,14 @@ class Reached:
     machine: Machine
     events: list[Event] = field(default_factory=list)
     handshakes: int = 0
-    dies: bool = False
+    words: str = ""
 
     def connect(self, host: str) -> Shell:
         if "dev m0" not in self.machine.sh("ip route get 10.9.0.1 from 10.9.0.2"):
             raise UnreachableError(host, "no answer")
         self.handshakes += 1
         words = ["env", "SSH_CONNECTION=10.9.0.1 40000 10.9.0.2 22", "sh", "-s"]
-        return Shell(host, LocalChannel([*self.machine.enter, *words]), prelude())
+        return Shell(host, LocalChannel([*self.machine.enter, *words]), prelude() + self.words)
 
     def up(self, text: str) -> Outcome:
         whole = compiled(text)
@@ -192,6 +192,34 @@ def test_a_dangerous_step_that_cuts_nothing_stays(reached: Reached) -> None:
     time.sleep(6)
     assert "10.9.0.3" not in reached.machine.sh("ip addr")
     assert "deadman" not in reached.machine.sh("ls /run/lvsfab")
+    reached.down()
+    assert "10.9.0.3" in reached.machine.sh("ip addr")
+
+
+TALKS = """
+ip() {
+  command ip "$@"; i_status=$?
+  case "$1 $2" in "addr del" | "address del") head -c 300000 /dev/zero | tr '\\0' '\\n' ;; esac
+  return $i_status
+}
+"""
+
+
+def test_a_dangerous_step_whose_answer_cannot_be_read(
+    reached: Reached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cut nothing: the switch is disarmed, and the error says which step it was."""
+    monkeypatch.setattr(session, "MAX_RECORD", 100_000)
+    reached.words = TALKS
+    outcome = reached.up(CUTTING.replace("10.9.0.2/24", "10.9.0.3/24"))
+    error = outcome.failed["d"]
+    assert isinstance(error, AnswerError)
+    assert str(error).startswith("d: address:10.9.0.3@m0: more than 100000 bytes in one answer")
+    assert "a new one works, so the change stands" in str(error)
+    assert "deadman" not in reached.machine.sh("ls /run/lvsfab")
+    time.sleep(6)
+    assert "10.9.0.3" not in reached.machine.sh("ip addr")
+    reached.words = ""
     reached.down()
     assert "10.9.0.3" in reached.machine.sh("ip addr")
 

@@ -92,17 +92,30 @@ def compiled(text: str = RECIPE) -> Compiled:
 
 
 class Run:
-    """An engine on the machines, its events and its connections counted."""
+    """An engine on the machines, its events and its connections counted. `words`: further words of
+    every shell. `dies`: the host that is gone after its first step.
+    """
 
-    def __init__(self, machines: dict[str, Machine], dead: str = "") -> None:
+    def __init__(
+        self, machines: dict[str, Machine], dead: str = "", *, words: str = "", dies: str = ""
+    ) -> None:
         self.events: list[Event] = []
+        gone = {dead}
+        channels: dict[str, LocalChannel] = {}
 
         def connect(host: str) -> Shell:
-            if host == dead:
+            if host in gone:
                 raise UnreachableError(host, "no answer")
-            return Shell(host, LocalChannel([*machines[host].enter, "sh", "-s"]), prelude())
+            channels[host] = LocalChannel([*machines[host].enter, "sh", "-s"])
+            return Shell(host, channels[host], prelude() + words)
 
-        self.engine = Engine(NAME, connect, self.events.append)
+        def told(event: Event) -> None:
+            self.events.append(event)
+            if event.what == "step" and event.host == dies and dies not in gone:
+                gone.add(dies)
+                channels[dies].process.kill()
+
+        self.engine = Engine(NAME, connect, told)
 
     def __enter__(self) -> Engine:
         return self.engine
@@ -195,6 +208,9 @@ def test_an_unreachable_host_stops_everything_before_it_begins(
     with Run(machines, dead="s2") as engine:
         outcome = engine.up(compiled(), "me", skip_unreachable=True)
         assert set(outcome.done) == {"d", "s1"}
+        assert outcome.not_reached == ["s2"]
+        assert [str(error) for error in outcome.errors] == ["s2: no answer"]
+    assert up(machines) == 3  # what was left out, and nothing else
 
 
 def test_a_second_run_at_the_same_time_is_refused_by_name(machines: dict[str, Machine]) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+
 import pytest
 
-from lvsfab.errors import CommandError
+from lvsfab.errors import CommandError, UnreachableError
+from lvsfab.model import Cluster, ForwardingMethod, RealServer, VirtualService
 from lvsfab.outcome import Outcome
 from lvsfab.plan import quiesced
+from lvsfab.recipe import Compiled
 from lvsfab.states.base import Resource
 from lvsfab.states.ipvs_server import RealServerState
-from tests.unit.test_engine import RECIPE, Machine, Run, compiled, down, up
+from tests.unit.test_engine import HOSTS, RECIPE, Machine, Run, compiled, down, up
 from tests.unit.test_engine import machines as machines  # noqa: PLC0414 - a fixture
 
 
@@ -73,6 +80,160 @@ def test_up_goes_on_where_another_up_failed(machines: dict[str, Machine]) -> Non
         outcome = engine.up(compiled(text), "me")
     assert not outcome.failed
     assert {e.host for e in run.events if e.what == "step"} == {"s2", "d"}
+
+
+# ---- what a director still does needs the servers behind it ------------------------------------
+
+SERVING = "ip -o addr; cat /run/page"
+TWO = Cluster(
+    "mine", ForwardingMethod.DR, VirtualService(ip_address("192.0.2.1"), 80),
+    (RealServer("s1", ip_address("10.0.0.1"), 80, 3),), "d", backups=("s2",),
+)  # fmt: skip
+ONE = replace(TWO, backups=())
+
+
+@contextmanager
+def stuck_setting(director: Machine) -> Iterator[None]:
+    """The director's setting cannot be written: neither set nor undone."""
+    path = "/proc/sys/net/ipv4/ip_forward"
+    director.sh(f"mount --bind {path} {path} && mount -o remount,bind,ro {path}")
+    yield
+    director.sh(f"umount {path}")
+
+
+@contextmanager
+def stuck_word(director: Machine) -> Iterator[None]:
+    """What is up cannot be written on the director."""
+    director.sh("mkdir -p /run/lvsfab/unit/up.new/x")
+    yield
+    director.sh("rm -r /run/lvsfab/unit/up.new")
+
+
+OTHER = RECIPE.replace("192.0.2.1", "192.0.2.2").replace("/run/page", "/run/other").replace(
+    "ip_forward, value: 1", "tcp_syncookies, value: 0"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("stuck", [stuck_setting, stuck_word])
+def test_servers_keep_all_while_their_director_cannot_be_undone(
+    machines: dict[str, Machine], stuck: Callable[[Machine], AbstractContextManager[None]]
+) -> None:
+    before = {name: machine.picture() for name, machine in machines.items()}
+    up(machines)
+    serving = {name: machines[name].sh(SERVING) for name in ("s1", "s2")}
+    with stuck(machines["d"]):
+        with Run(machines) as engine:
+            outcome = engine.up(replace(compiled(OTHER), cluster=ONE), "me", mark="other")
+        assert list(outcome.failed) == ["d"]
+        assert set(outcome.not_reached) == {"s1", "s2"}
+        assert outcome.done == []
+        assert {name: machines[name].sh(SERVING) for name in serving} == serving
+    up(machines, OTHER)
+    assert machines["s1"].sh("ls /run/page /run/other").split() == ["/run/other"]
+    down(machines)
+    assert {name: machine.picture() for name, machine in machines.items()} == before
+
+
+def test_down_leaves_the_servers_of_a_director_that_cannot_be_undone(
+    machines: dict[str, Machine],
+) -> None:
+    before = {name: machine.picture() for name, machine in machines.items()}
+    up(machines)
+    serving = {name: machines[name].sh(SERVING) for name in ("s1", "s2")}
+    with stuck_setting(machines["d"]):
+        with Run(machines) as engine:
+            outcome = engine.down(tuple(HOSTS), "me", ["d"])
+        assert list(outcome.failed) == ["d"]
+        assert set(outcome.not_reached) == {"s1", "s2"}
+        assert {name: machines[name].sh(SERVING) for name in serving} == serving
+    down(machines)
+    assert {name: machine.picture() for name, machine in machines.items()} == before
+
+
+def test_down_cleans_what_answers_behind_a_director_that_does_not(
+    machines: dict[str, Machine],
+) -> None:
+    before = {name: machine.picture() for name, machine in machines.items()}
+    up(machines)
+    with Run(machines, dead="d") as engine:
+        outcome = engine.down(tuple(HOSTS), "me", ["d"])
+    assert isinstance(outcome.failed["d"], UnreachableError)
+    assert set(outcome.done) == {"s1", "s2"}
+    assert {name: machines[name].picture() for name in ("s1", "s2")} == {
+        name: before[name] for name in ("s1", "s2")
+    }
+    assert machines["d"].sh("cat /proc/sys/net/ipv4/ip_forward") == "1\n"
+    down(machines)
+    assert {name: machine.picture() for name, machine in machines.items()} == before
+
+
+def test_a_rollback_leaves_the_servers_of_a_director_that_was_lost_in_the_run(
+    machines: dict[str, Machine],
+) -> None:
+    with Run(machines, dies="d") as engine:
+        outcome = engine.up(replace(compiled(), cluster=ONE), "me", rollback=True)
+    assert list(outcome.failed) == ["d"]
+    assert set(outcome.not_reached) == {"s1", "s2"}
+    assert outcome.returned == outcome.done == []
+    assert machines["s1"].sh("cat /run/page") == "hello\n"
+    down(machines)
+    assert machines["s1"].sh("ls /run/page") == ""
+
+
+# ---- a director sends nothing to a server that is not ready ------------------------------------
+
+# Two directors over one real server, by an ipvsadm that keeps its rules in a file.
+TABLE = RECIPE.replace("on: real_server", "on: s1").split("  - on: director")[0] + "".join(f"""\
+  - on: {host}
+    do:
+      - real_server: {{service: "tcp:192.0.2.1:80", address: 10.0.0.1, method: dr, weight: 3}}
+""" for host in ("d", "s2"))  # fmt: skip
+IPVSADM = """
+ipvs_rules() { cat /run/table 2>/dev/null; }
+ipvsadm() {
+  case $1 in
+  -a) shift; echo "-a $*" >>/run/table ;;
+  -e) shift; echo "-a $*" >/run/table ;;
+  -d) rm /run/table ;;
+  esac
+}
+"""
+
+
+def two_directors(text: str = TABLE) -> Compiled:
+    return replace(compiled(text), cluster=TWO)
+
+
+def sent(machines: dict[str, Machine]) -> list[str]:
+    """The weight of the real server with each director."""
+    tables = [machines[name].sh("cat /run/table").split() for name in ("d", "s2")]
+    return [words[words.index("-w") + 1] for words in tables]
+
+
+def test_every_director_drains_a_server_that_failed(machines: dict[str, Machine]) -> None:
+    with Run(machines, words=IPVSADM) as engine:
+        assert not engine.up(two_directors(), "me").failed
+    assert sent(machines) == ["3", "3"]
+    with Run(machines, words=IPVSADM) as engine:
+        outcome = engine.up(two_directors(TABLE.replace("/run/page", "/proc/page")), "me")
+    assert list(outcome.failed) == ["s1"]
+    assert sent(machines) == ["0", "0"]
+    with Run(machines, words=IPVSADM) as engine:
+        assert not engine.up(two_directors(), "me").failed
+    assert sent(machines) == ["3", "3"]
+
+
+def test_no_director_sends_to_a_server_that_was_left_out(machines: dict[str, Machine]) -> None:
+    for again in ("at first", "and once it was up"):
+        with Run(machines, dead="s1", words=IPVSADM) as engine:
+            outcome = engine.up(two_directors(), "me", skip_unreachable=True)
+            assert (outcome.failed, outcome.not_reached) == ({}, ["s1"])
+            assert [error.exit_code for error in outcome.errors] == [4]
+            assert sent(machines) == ["0", "0"], again
+        with Run(machines, words=IPVSADM) as engine:
+            outcome = engine.up(two_directors(), "me", skip_unreachable=True)
+            assert outcome.errors == []
+            assert sent(machines) == ["3", "3"], again
 
 
 @pytest.mark.parametrize(("weight", "steps"), [(5, 1), (0, 0)])

@@ -115,6 +115,20 @@ def test_the_fifth_tutorials_configuration() -> None:
     assert "vrrp_sync_group" not in text
 
 
+def test_a_drained_server_has_weight_0() -> None:
+    text = config(nat(), "lb2")
+    whole = KeepalivedConfig(content=text)
+    drained = whole.drained({"10.71.12.76", "203.0.113.100"})
+    assert drained is not None
+    was, is_ = text.splitlines(), (drained.content or "").splitlines()
+    at = was.index("    real_server 10.71.12.76 15000 {") + 1
+    assert (was[at], is_[at]) == ("        weight 100", "        weight 0")
+    assert [*was[:at], *was[at + 1 :]] == [*is_[:at], *is_[at + 1 :]]
+    assert drained.drained({"10.71.12.76"}) is None
+    assert whole.drained({"10.71.12.7"}) is None
+    assert ABSENT.drained({"10.71.12.76"}) is None
+
+
 def test_what_parameters_say() -> None:
     text = config(nat(preempt="yes", connection_sync="yes", persistence="60"), "lb1")
     assert "nopreempt" not in text
