@@ -4,11 +4,12 @@ and the next test goes on from there: in another mode, or in the same one.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import LabUnderTest
+from tests.e2e.conftest import HOSTS, LabUnderTest
 
 pytestmark = pytest.mark.lab
 
@@ -83,9 +84,33 @@ def test_a_host_that_does_not_answer_stops_the_run_before_anything(clean: LabUnd
     try:
         done = clean.cli("up", "nat", code=4)
         assert "rs2" in done.err
-        skipped = clean.cli("up", "nat", "--skip-unreachable", "--no-verify")
-        assert "rs2" in skipped.err
     finally:
         clean.cli("lab", "reboot", "rs2")
+    clean.left_nothing()
+
+
+def test_a_host_that_does_not_answer_is_left_out_when_asked(clean: LabUnderTest) -> None:
+    """Before it is built, and once it serves: it gets no requests, the others do all of them."""
+
+    def weights() -> dict[str, str]:
+        return dict(re.findall(r"-r ([0-9.]+):80 .*-w (\d+)", clean.sh("director", "ipvsadm -Sn")))
+
+    for _ in range(2):
+        clean.sh("rs2", "ip link set mgmt down", code=None)
+        try:
+            done = clean.cli("up", "nat", "--skip-unreachable", "--json", code=4).documents()
+            (found,) = [told for told in done if told.get("event") == "result"]
+            assert (found["failed"], found["not_reached"]) == ({}, ["rs2"])
+            assert set(found["done"]) == {*HOSTS} - {"rs2"}
+            assert done[-1]["host"] == "rs2"
+            assert weights() == {"192.168.10.1": "1", "192.168.10.2": "0"}
+            answers = "for i in 1 2 3 4; do curl -s --max-time 5 http://10.1.1.100/; done"
+            lines = clean.sh("client", answers).splitlines()
+            assert len(lines) == 4
+            assert all("rs1" in line for line in lines)
+        finally:
+            clean.cli("lab", "reboot", "rs2")
+        clean.cli("up", "--resume")
+        assert weights() == {"192.168.10.1": "1", "192.168.10.2": "1"}
     clean.cli("down")
     clean.left_nothing()

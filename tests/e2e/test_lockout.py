@@ -7,11 +7,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import LabUnderTest, cli
+from tests.e2e.conftest import HOSTS, Done, LabUnderTest, cli
 
 pytestmark = pytest.mark.lab
 
@@ -174,21 +177,54 @@ def test_a_vip_that_a_machine_outside_the_inventory_has(
     clean.left_nothing()
 
 
-def test_a_host_that_fails_is_gone_on_with(clean: LabUnderTest) -> None:
-    """rs2 cannot do its part: the director waits; then --resume does the rest."""
-    clean.sh("rs2", "mkdir -p /run/lvsfab-testpage-80/index.html; "
-                    "mount -t tmpfs -o ro t /run/lvsfab-testpage-80")  # fmt: skip
+@contextmanager
+def without_a_page(lab: LabUnderTest) -> Iterator[None]:
+    """rs2 has no room for its page."""
+    lab.sh("rs2", "mkdir -p /run/lvsfab-testpage-80/index.html; "
+                  "mount -t tmpfs -o ro t /run/lvsfab-testpage-80")  # fmt: skip
     try:
-        failed = clean.cli("up", "dr", code=5)
-        assert "failed: rs2" in failed.err
-        assert "not reached: director" in failed.err
-        assert clean.sh("director", "cat /proc/net/ip_vs 2>/dev/null", code=None) == ""
-        rolled = clean.cli("up", "dr", "--rollback", code=5)
-        assert "brought back to what they were" in rolled.err
+        yield
     finally:
-        clean.sh("rs2", "umount /run/lvsfab-testpage-80; rm -rf /run/lvsfab-testpage-80 /run/mount")
-    events = clean.cli("up", "--resume", "--json", "--no-verify", code=None).documents()
-    assert {e["host"] for e in events if e["event"] == "step"} <= {"director", "rs1", "rs2"}
-    assert clean.cli("up", "dr").code == 0
+        lab.sh("rs2", "umount /run/lvsfab-testpage-80; rm -rf /run/lvsfab-testpage-80 /run/mount")
+
+
+def hosts_of(done: Done, event: str) -> set[str]:
+    return {told["host"] for told in done.documents() if told.get("event") == event}
+
+
+def outcome(done: Done) -> dict[str, Any]:
+    (found,) = [told for told in done.documents() if told.get("event") == "result"]
+    return found
+
+
+def test_a_host_that_fails_is_gone_on_with(clean: LabUnderTest) -> None:
+    """rs2 cannot do its part: the director waits; then --resume does the rest, and no more."""
+    with without_a_page(clean):
+        failed = outcome(clean.cli("up", "dr", "--json", code=5))
+        assert set(failed["failed"]) == {"rs2"}
+        assert failed["not_reached"] == ["director"]
+        assert set(failed["done"]) == {*HOSTS} - {"rs2", "director"}
+        assert clean.sh("director", "cat /proc/net/ip_vs 2>/dev/null", code=None) == ""
+    resumed = clean.cli("up", "--resume", "--json", "--no-verify")
+    assert hosts_of(resumed, "step") == hosts_of(resumed, "read") == {"director", "rs2"}
+    assert clean.cli("verify", "--json").json["status"] == "pass"
+    assert "nothing to go on with" in clean.cli("up", "--resume").err
+    clean.cli("down")
+    clean.left_nothing()
+
+
+def test_what_was_brought_back_is_gone_on_with(clean: LabUnderTest) -> None:
+    """After a rollback no host is done, so --resume does all of it."""
+    planned = clean.cli("plan", "dr", "--json", code=2).json["hosts"]
+    changing = {host for host, steps in planned.items() if steps}
+    with without_a_page(clean):
+        rolled = outcome(clean.cli("up", "dr", "--rollback", "--json", code=5))
+        assert set(rolled["failed"]) == {"rs2"}
+        assert set(rolled["returned"]) == {*HOSTS}
+        assert rolled["done"] == rolled["not_reached"] == []
+    clean.left_nothing()
+    resumed = clean.cli("up", "--resume", "--json", "--no-verify")
+    assert hosts_of(resumed, "step") == changing == {"director", "rs1", "rs2"}
+    assert clean.cli("verify", "--json").json["status"] == "pass"
     clean.cli("down")
     clean.left_nothing()
