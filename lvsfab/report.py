@@ -196,12 +196,16 @@ class Reporter:
             self.say(f"{self.host(host)} {self.paint('FAILED', _RED)} {text}")
 
     def hosts(self, hosts: Iterable[Host]) -> None:
-        rows = [(h.name, ",".join(sorted(h.roles)), str(h.address() or h.address(6) or ""))
-                for h in hosts]  # fmt: skip
+        found = [host_data(host) for host in hosts]
         if self.as_json:
-            keys = ("name", "roles", "address")
-            self.document(HOSTS, {"hosts": [dict(zip(keys, row, strict=True)) for row in rows]})
+            self.document(HOSTS, {"hosts": found})
             return
+        rows = []
+        for host in found:
+            where = f"[{host['address']}]" if ":" in host["address"] else host["address"]
+            where = where if host["port"] is None else f"{where}:{host['port']}"
+            login = f"{host['user']}@{where}" if host["user"] else where
+            rows.append((host["name"], host["roles"], host["groups"], login))
         for line in table(rows):
             self.result(line)
 
@@ -273,6 +277,20 @@ def event_data(event: Event) -> dict[str, Any]:
     if event.seconds:
         body["seconds"] = round(event.seconds, 3)
     return body
+
+
+def host_data(host: Host) -> dict[str, Any]:
+    """A host as the inventory has it. `groups`: those that are no roles; `address`: its own, else
+    the one to log in to; `port`, `user`: as the inventory says (None, "": it does not).
+    """
+    return {
+        "name": host.name,
+        "roles": ",".join(sorted(host.roles)),
+        "groups": ",".join(sorted(host.groups - host.roles)),
+        "address": str(host.address() or host.address(6) or host.ssh.host),
+        "port": host.ssh.port,
+        "user": host.ssh.user,
+    }
 
 
 def history_lines(runs: Sequence[Run], *, as_json: bool) -> list[str]:

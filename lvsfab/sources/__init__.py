@@ -42,7 +42,15 @@ def load(what: str) -> Inventory:
 
 
 def ansible_yaml(data: Any) -> bool:
-    """Ansible's files have groups at the top (`all` as a rule); ours have a name and hosts."""
-    if not isinstance(data, dict) or {"name", "networks", "lab"} & set(data):
+    """Ansible's files have groups at the top (`all` as a rule), which may be called anything; ours
+    have a name, which is text, and hosts.
+    """
+    if not isinstance(data, dict) or isinstance(data.get("name"), str):
+        return False
+    if not all(_group(data[key]) for key in ("name", "networks", "lab") if key in data):
         return False
     return "all" in data or "hosts" not in data
+
+
+def _group(body: Any) -> bool:
+    return body is None or (isinstance(body, dict) and set(body) <= {"hosts", "children", "vars"})

@@ -1,7 +1,8 @@
 """Ansible's inventories, as far as they say which hosts there are and how to log in: YAML, INI,
 and what an executable prints (--list, and --host NAME where that has no _meta).
 
-Hosts, groups, children, ranges (`web[01:20]`) and these variables, of hosts and of groups:
+Hosts, groups, children, ranges (`web[01:20]`), ports (`web1:2222`) and these variables, of hosts
+and of groups:
 ansible_host, ansible_port, ansible_user, ansible_ssh_private_key_file, ansible_become.
 """
 
@@ -38,8 +39,10 @@ class Groups:
     variables: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def host(self, group: str, pattern: str, variables: Mapping[str, Any]) -> None:
+        pattern, port = split_port(pattern)
+        said = {"ansible_port": port} if port else {}
         for name in expand(pattern):
-            self.hosts.setdefault(name, {}).update(variables)
+            self.hosts.setdefault(name, {}).update({**said, **variables})
             self.members.setdefault(group, []).append(name)
             if len(self.hosts) > MAX_HOSTS:
                 raise InputError(f"more than {MAX_HOSTS} hosts")
@@ -68,6 +71,14 @@ class Groups:
         yield from self.members.get(group, ())
         for child in self.children.get(group, ()):
             yield from self._all(child, (*above, group))
+
+
+def split_port(pattern: str) -> tuple[str, str]:
+    """`web[01:03]:2222` -> pattern, port; none where the colon is a range's or an address's."""
+    head, _, port = pattern.rpartition(":")
+    if port.isdecimal() and head and ":" not in re.sub(r"\[[^]]*\]", "", head):
+        return head, port
+    return pattern, ""
 
 
 def expand(pattern: str) -> Iterator[str]:

@@ -241,3 +241,25 @@ def test_sudo_is_for_every_verb(kernels: Hosts) -> None:
         assert {endpoint.sudo for endpoint in kernels.reached} == {False}
         kernels(words[0], "--sudo", *words[1:])
         assert {endpoint.sudo for endpoint in kernels.reached} == {True}, words
+
+
+def test_hosts_shows_how_each_is_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = ["hosts", "-H", "a,ops@192.0.2.1:2222,root@[fd00::1]:22"]
+    with pytest.raises(SystemExit):
+        main(listed)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["a", "a"], ["192.0.2.1", "ops@192.0.2.1:2222"], ["fd00--1", "root@[fd00::1]:22"],
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main([*listed, "--json"])
+    assert json.loads(capsys.readouterr().out)["hosts"][1] == {
+        "name": "192.0.2.1", "roles": "", "groups": "", "address": "192.0.2.1", "port": 2222,
+        "user": "ops",
+    }  # fmt: skip
+
+
+def test_hosts_shows_groups_and_roles(hosts: Hosts) -> None:
+    (hosts.folder / "few.yml").write_text(
+        "name: few\nhosts: {d: {roles: [director], groups: [rack1, a]}}\n"
+    )
+    assert hosts("hosts").out.split() == ["d", "director", "a,rack1"]

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -210,3 +211,42 @@ def test_ranges(pattern: str, names: list[str]) -> None:
 
 def test_an_inventory_of_ours_is_still_ours() -> None:
     assert sources.load("lab").lab is not None
+
+
+@pytest.mark.parametrize("group", ["lab", "name", "networks", "hosts"])
+def test_a_group_of_ansibles_may_be_called_as_a_part_of_ours(group: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yml"
+    for text in (
+        f"all: {{}}\n{group}: {{hosts: {{a: {{ansible_port: 23}}}}, vars: {{x: 1}}}}\n",
+        f"all: {{children: {{{group}: {{hosts: {{a: {{ansible_port: 23}}}}}}}}}}\n",
+    ):
+        path.write_text(text)
+        found = sources.load(str(path))
+        assert found.hosts["a"].groups == {group}
+        assert found.hosts["a"].ssh.port == 23
+
+
+@pytest.mark.parametrize("text", [
+    "name: few\nhosts: {a: {}}\nnetworks: {inner: {}}\n",
+    "hosts: {a: {}}\nlab: {}\n",
+    "name: all\nall: {}\n",
+    "networks: {inner: {}}\nlab: {}\n",
+])  # fmt: skip
+def test_what_is_ours_is_not_taken_for_ansibles(text: str) -> None:
+    assert not sources.ansible_yaml(yaml.safe_load(text))
+
+
+def test_a_host_may_have_its_port_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(
+        "web1:2222\nweb2:2222 ansible_port=23\ndb[1:2]:24\n192.0.2.1:25\nweb1 ansible_user=me\n"
+    )
+    assert {name: host.ssh.port for name, host in sources.load(str(path)).hosts.items()} == {
+        "web1": 2222, "web2": 23, "db1": 24, "db2": 24, "192.0.2.1": 25,
+    }  # fmt: skip
+    path.write_text("web1:99999\n")
+    with pytest.raises(InputError, match="port 99999"):
+        sources.load(str(path))
+    path.write_text("fd00::1\n")
+    with pytest.raises(InputError, match="`fd00::1` is no host name"):
+        sources.load(str(path))
