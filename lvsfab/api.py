@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvsfab.errors import CommandError, InputError, UnreachableError
+from lvsfab.errors import InputError, UnreachableError
 from lvsfab.execute import fleet as loop
 from lvsfab.execute.done import Done, Meant, Target, Told
 from lvsfab.execute.limits import Limits
@@ -318,9 +318,7 @@ class Fleet:
                 records = shell.run(facts.SCRIPT, timeout=FACTS_TIMEOUT, what="its facts")
             finally:
                 shell.close()
-            if not records:
-                raise CommandError(host, "told no facts")
-            self._facts[host] = facts.parse(records[0].output)
+            self._facts[host] = facts.read(host, records)
             return HostResult(host, State.OK, 0)
 
         return self._each(names, one, limits, on_result)

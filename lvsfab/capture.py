@@ -35,7 +35,7 @@ FETCHING = 600  # s after the capture's time; then a host removes what nobody fe
 STARTING = 20.0  # s for a host's captures to begin
 POLL = 0.5  # s between two looks whether --count is reached
 MAX_PARALLEL = 32
-_VIEW = re.compile(r"(wire|tunnel|inner-[A-Za-z0-9_.-]{1,15}) (\d+)")
+_VIEW = re.compile(r"(wire|tunnel|inner-[A-Za-z0-9_.-]{1,15}) ([0-9]{1,9})")
 
 PRELUDE = (
     copy.PRELUDE

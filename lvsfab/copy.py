@@ -28,6 +28,8 @@ TIMEOUT = 120.0  # s for one chunk
 SLOWEST = 64 * 1024  # bytes/s below which a host is taken for stuck
 _TIP = "a directory: `tar cf FILE.tar DIRECTORY`, put that, and `lvsfab run ... -- tar xf` it"
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+# sha256sum begins the line of a path with a backslash in it with one more
+_STATE = re.compile(r"([0-7]{1,4}) (\S+) (\S+) ([0-9]{1,18})\n\\?([0-9a-f]{64})\n")
 
 PRELUDE = r"""
 c_sum() { sha256sum -- "$1" | cut -d' ' -f1; }
@@ -124,6 +126,33 @@ def absolute(path: str) -> str:
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class There:
+    """A file on a host: `mode` in octal digits, `sum` its SHA-256."""
+
+    mode: str
+    owner: str
+    group: str
+    size: int
+    sum: str
+
+
+def parse_state(host: str, path: str, output: str) -> There | None:
+    """What c_state says; None: no such file. CommandError when it cannot be read."""
+    if output == "absent\n":
+        return None
+    match = _STATE.fullmatch(output)
+    if match is None:
+        raise CommandError(host, f"{path}: what it is cannot be read", output=output[:500])
+    mode, owner, group, size, digest = match.groups()
+    return There(mode, owner, group, int(size), digest)
+
+
+def _there(shell: Shell, path: str) -> There | None:
+    said = _one(shell, f"rec state c_state {shlex.quote(path)}", path)
+    return parse_state(shell.host, path, said.output)
+
+
 def _one(shell: Shell, script: str, what: str) -> Record:
     (record, *_) = shell.run(script, timeout=TIMEOUT, what=what) or (Record("", 1, ""),)
     if record.status != 0:
@@ -136,22 +165,20 @@ def put(shell: Shell, local: Local, want: Wanted, *, dry: bool = False) -> HostR
     """Send a file. `changes` of the result is 0 when it was there as wanted."""
     began = time.monotonic()
     path = shlex.quote(want.path)
-    lines = _one(shell, f"rec state c_state {path}", want.path).output.split("\n")
-    have = lines[0].split() if lines[0] != "absent" else []
-    mode = (want.mode or (have[0] if have else local.mode)).lstrip("0") or "0"
-    owner = want.owner or (have[1] if have else "")
-    group = want.group or (have[2] if have else "")
-    same_sum = bool(have) and lines[1] == local.sum
-    differs = [
-        name
-        for name, same in (
-            ("content", same_sum),
-            ("mode", bool(have) and have[0] == mode),
-            ("owner", bool(have) and owner == have[1]),
-            ("group", bool(have) and group == have[2]),
-        )
-        if not same and (have or name == "content")
-    ]
+    have = _there(shell, want.path)
+    mode = (want.mode or (have.mode if have else local.mode)).lstrip("0") or "0"
+    owner = want.owner or (have.owner if have else "")
+    group = want.group or (have.group if have else "")
+    same_sum = have is not None and have.sum == local.sum
+    differs = ["content"]
+    if have is not None:
+        same = {
+            "content": same_sum,
+            "mode": have.mode == mode,
+            "owner": have.owner == owner,
+            "group": have.group == group,
+        }
+        differs = [name for name, equal in same.items() if not equal]
     if not differs:
         return HostResult(shell.host, State.OK, 0, "equal", seconds=time.monotonic() - began)
     told = f"{', '.join(differs)}: {'changed' if have else 'new'}, {local.size} bytes"
@@ -196,37 +223,34 @@ def _send(shell: Shell, local: Local) -> None:
 def get(shell: Shell, path: str, to: Path, *, dry: bool = False) -> HostResult:
     """Fetch a file into `to`, with its mode. `changes` is 0 when it was here already."""
     began = time.monotonic()
-    quoted = shlex.quote(absolute(path))
-    lines = _one(shell, f"rec state c_state {quoted}", path).output.split("\n")
-    if lines[0] == "absent":
+    have = _there(shell, absolute(path))
+    if have is None:
         raise CommandError(shell.host, f"{path}: no such file")
-    mode, _, _, size = lines[0].split()
-    told = f"{size} bytes -> {to}"
-    if to.is_file() and Local(to).sum == lines[1]:
+    told = f"{have.size} bytes -> {to}"
+    if to.is_file() and Local(to).sum == have.sum:
         return HostResult(shell.host, State.OK, 0, "equal", seconds=time.monotonic() - began)
     if not dry:
         try:
-            _fetch(shell, quoted, path, to, int(size), lines[1], int(mode, 8) & 0o777)
+            _fetch(shell, path, to, have)
         except OSError as error:
             raise HostError(shell.host, f"{to} cannot be written: {error.strerror}") from None
     seconds = time.monotonic() - began
     return HostResult(shell.host, State.OK, 0, told, seconds=seconds, changes=1)
 
 
-def _fetch(shell: Shell, quoted: str, path: str, to: Path, size: int, want: str, mode: int) -> None:
+def _fetch(shell: Shell, path: str, to: Path, have: There) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=to.parent, prefix=".lvsfab.")
     try:
         digest = hashlib.sha256()
         with os.fdopen(handle, "wb") as file:
-            for number in range(-(-size // CHUNK)):
-                cut = f"dd if={quoted} bs={CHUNK} skip={number} count=1 2>/dev/null | base64"
-                record = _one(shell, f"c_part() {{ {cut}; }}\nrec part c_part", path)
-                data = base64.b64decode(record.output)
+            for number in range(-(-have.size // CHUNK)):
+                data = _part(shell, path, number)
+                _same(shell.host, path, len(data), min(CHUNK, have.size - number * CHUNK))
                 digest.update(data)
                 file.write(data)
-        _same(shell.host, path, digest.hexdigest(), want)
-        Path(name).chmod(mode)
+        _same(shell.host, path, digest.hexdigest(), have.sum)
+        Path(name).chmod(int(have.mode, 8) & 0o777)
         Path(name).replace(to)
     except BaseException:
         with suppress(OSError):
@@ -234,6 +258,15 @@ def _fetch(shell: Shell, quoted: str, path: str, to: Path, size: int, want: str,
         raise
 
 
-def _same(host: str, path: str, got: str, want: str) -> None:
+def _part(shell: Shell, path: str, number: int) -> bytes:
+    cut = f"dd if={shlex.quote(path)} bs={CHUNK} skip={number} count=1 2>/dev/null | base64"
+    record = _one(shell, f"c_part() {{ {cut}; }}\nrec part c_part", path)
+    try:
+        return base64.b64decode(record.output)
+    except ValueError as error:
+        raise CommandError(shell.host, f"{path} cannot be read: {error}") from None
+
+
+def _same(host: str, path: str, got: object, want: object) -> None:
     if got != want:
         raise CommandError(host, f"{path} changed while it was read")

@@ -5,17 +5,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from ipaddress import ip_interface
 
 import msgspec
 
+from lvsfab.errors import CommandError
+from lvsfab.session import Record
 from lvsfab.states.distributions import PACKAGES
 from lvsfab.states.module import SEEN
 from lvsfab.states.sysctl import effective
 
 SCHEMA = "lvsfab.facts/1"
+MAX_TOLD = 200  # characters of what cannot be read that are shown
 MODULES = (
     "ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_lc", "ip_vs_wlc", "ip_vs_lblc", "ip_vs_lblcr",
     "ip_vs_dh", "ip_vs_sh", "ip_vs_sed", "ip_vs_nq", "ip_vs_fo", "ip_vs_ovf", "ip_vs_mh",
@@ -155,8 +158,20 @@ class Facts(msgspec.Struct, frozen=True):
         return found
 
 
+def read(host: str, records: Sequence[Record]) -> Facts:
+    """What a host answered to SCRIPT. CommandError when that cannot be read."""
+    if not records:
+        raise CommandError(host, "told no facts")
+    try:
+        return parse(records[0].output)
+    except (ValueError, LookupError) as error:
+        raise CommandError(host, f"its facts cannot be read: {str(error)[:MAX_TOLD]}") from None
+
+
 def parse(output: str) -> Facts:
-    """What SCRIPT's record says. Pure; what a host does not say is empty, not an error."""
+    """What SCRIPT's record says. Pure; what a host does not say is empty, not an error; what is
+    said and cannot be read is a ValueError.
+    """
     parts = _sections(output)
     release = dict(_release(parts.get("os", ())))
     host = {word: rest for word, _, rest in (s.partition(" ") for s in parts.get("host", ()))}
@@ -182,7 +197,7 @@ def parse(output: str) -> Facts:
         init=next(iter(parts.get("init", ())), "unknown"),
         memory=_number(host.get("memory", "")),
         processors=_number(host.get("processors", "")),
-        uptime=float(host["uptime"]) if re.fullmatch(r"[0-9.]+", host.get("uptime", "")) else 0.0,
+        uptime=_seconds(host.get("uptime", "")),
         modules=modules,
         interfaces=tuple(_interfaces(parts.get("link", ()), parts.get("address", ()))),
         routes=tuple(" ".join(line.split()) for line in parts.get("route", ())),
@@ -235,6 +250,10 @@ def _number(text: str) -> int:
     return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else 0
 
 
+def _seconds(text: str) -> float:
+    return float(text) if re.fullmatch(r"[0-9]{1,15}([.][0-9]{1,9})?", text) else 0.0
+
+
 def _interfaces(links: Iterable[str], addresses: Iterable[str]) -> Iterable[NetDevice]:
     """From `ip -o link` and `ip -o addr`."""
     by_device: dict[str, list[str]] = {}
@@ -244,9 +263,9 @@ def _interfaces(links: Iterable[str], addresses: Iterable[str]) -> Iterable[NetD
             # `inet 10.0.0.1 peer 10.0.0.2/32`: the device's own comes first
             by_device.setdefault(words[1], []).append(str(ip_interface(words[3])))
     for line in links:
-        match = re.match(r"[0-9]+: ([^:@\s]+)(?:@\S+)?: <([^>]*)>.*? mtu ([0-9]+)", line)
+        match = re.match(r"[0-9]+: ([^:@\s]+)(?:@\S+)?: <([^>]*)>.*? mtu ([0-9]{1,9})", line)
         if match:
-            mac = re.search(r"link/\S+ ((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\b", line)
+            mac = re.search(r"link/[^\s/]+ ((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\b", line)
             state = "up" if "UP" in match[2].split(",") else "down"
             found = tuple(by_device.get(match[1], ()))
             yield NetDevice(match[1], state, mac[1] if mac else "", int(match[3]), found)

@@ -108,7 +108,8 @@ class Fleet:
 def each(hosts: Sequence[str], work: Work, limits: Limits, told: Told, watch: Watch) -> Fleet:
     """`work` on every host within the limits; `told` of each result, from this thread.
 
-    HostErrors become results; any other exception is a fault of ours and ends the run. A
+    HostErrors become results; any other exception is a fault of ours, or of who listens, and ends
+    the run: what a host says and cannot be read is a HostError where it is read. A
     KeyboardInterrupt stops what runs, and is told by `Fleet.interrupted`.
     """
     fleet = Fleet()

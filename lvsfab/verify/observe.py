@@ -198,7 +198,7 @@ def parse_route(record: Record) -> RouteGet:
     kind: Literal["local", "unicast"] = "local" if words[0] == "local" else "unicast"
     via = after.get("via", "")
     if via in ("inet", "inet6"):  # a next hop of the other family
-        via = words[words.index(via) + 1]
+        via = after.get(via, "")
     return RouteGet(kind, printable(after.get("dev", ""), 16), address(via), printable(text))
 
 

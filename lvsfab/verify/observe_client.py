@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 
@@ -81,6 +82,7 @@ def _batch(text: str, names: Collection[str], *, held: bool) -> tuple[Batch, flo
         not ended
         or not sent == len(order) == len(ports)
         or any(not 0 <= i < len(kinds) for i in order)
+        or not all(map(math.isfinite, (took, *seconds)))
     ):
         raise ValueError("incomplete: " + printable(text[-200:]))
     return Batch(tuple(kinds), tuple(order), tuple(seconds), tuple(ports), stopped, held), took
@@ -102,7 +104,7 @@ def parse_transfers(record: Record | None) -> tuple[tuple[Transfer, ...], str]:
                         direction, int(size), int(float(done)), int(code), int(status), int(port)
                     )
                 )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         return tuple(found), f"could not read the client's transfers: {printable(str(error))}"
     if record.status or not found:
         return tuple(found), f"the client's transfers: {printable(record.output.strip()[-200:])}"

@@ -4,6 +4,7 @@ long nobody answered. Pure: the client's script, and its answer as values.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -115,6 +116,8 @@ def parse(record: Record | None) -> tuple[tuple[Request, ...], str]:
         try:
             sent, over, name = float(words[0]), float(words[1]), words[2]
         except (ValueError, IndexError):
+            continue
+        if not math.isfinite(sent) or not math.isfinite(over):
             continue
         found.append(Request(sent, over, "" if name == "-" else name))
     whole = record.output.rstrip().endswith("end")

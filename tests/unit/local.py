@@ -22,6 +22,8 @@ class LocalChannel:
     def send(self, data: bytes, timeout: float) -> None:
         del timeout  # a shell of ours reads what it is sent
         assert self.process.stdin is not None
+        if self.process.stdin.closed:
+            raise BrokenPipeError("the channel is closed")
         self.process.stdin.write(data)
         self.process.stdin.flush()
 

@@ -6,13 +6,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from lvsfab import copy
 from lvsfab.copy import Local, Wanted
 from lvsfab.errors import CommandError, HostError, InputError
-from lvsfab.session import Shell
+from lvsfab.session import Record, Shell
 from tests.unit.local import LocalChannel
 
 
@@ -163,3 +164,39 @@ def test_what_has_no_size_of_its_own_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
         with pytest.raises(InputError, match="is no regular file"):
             Local(path)
+
+
+class Liar:
+    """A host that answers a copy as it likes."""
+
+    host = "liar"
+
+    def __init__(self, state: str, part: str = "") -> None:
+        self.said = {"state": state, "part": part}
+
+    def run(self, script: str, **_: object) -> list[Record]:
+        word = "part" if "c_part" in script else "state"
+        return [Record(word, 0, self.said[word])]
+
+
+SUM = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("state", "part", "told"),
+    [
+        ("", "", "cannot be read"),
+        ("644 root\n", "", "cannot be read"),
+        ("999 a b 1\n" + SUM + "\n", "", "cannot be read"),
+        (f"644 a b {'9' * 5000}\n{SUM}\n", "", "cannot be read"),
+        (f"644 a b {'9' * 18}\n{SUM}\n", "", "changed while it was read"),
+        (f"644 a b 9\n{SUM}\n", "x", "cannot be read"),
+        (f"644 a b 1\n{SUM}\n", "eHh4eHg=", "changed while it was read"),
+    ],
+)
+def test_what_a_host_says_of_a_file_may_be_anything(
+    state: str, part: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CommandError, match=told):
+        copy.get(cast("Shell", Liar(state, part)), "/x", tmp_path / "x")
+    assert not list(tmp_path.iterdir())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvsfab import facts, scripts
+from lvsfab.errors import CommandError
 from lvsfab.facts import MODULES, SCRIPT, Value, parse
 from lvsfab.plan import Unsupported
-from lvsfab.session import Shell
+from lvsfab.session import Record, Shell
 from lvsfab.states import readers_script
 from lvsfab.states.base import Resource
 from lvsfab.states.module import Module
@@ -157,10 +160,44 @@ def test_a_tools_package_is_what_each_distribution_calls_it() -> None:
     assert facts.TOOLS["ip"] == ("iproute2", "iproute")
 
 
+SECTIONS = re.findall(r"echo '== (\w+)'", SCRIPT)
+
+
 @given(st.text(max_size=200))
 def test_no_answer_breaks_the_parser(text: str) -> None:
-    for section in ("os", "host", "present", "link", "route", "sysctl", "tool", "package"):
-        parse(f"== {section}\n{text}")
+    for section in SECTIONS:
+        for said in (text, f"1: lo inet {text}", f"1: lo: <UP> mtu {text}", f"uptime {text}"):
+            try:
+                facts.read("h", [Record("facts", 0, f"== {section}\n{said}")])
+            except CommandError as error:
+                assert error.host == "h"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("== address\n1: lo inet garbage", "'garbage' does not appear to be"),
+        (f"== address\n1: lo inet6 {'9' * 100_000}", "cannot be read"),
+        (None, "told no facts"),
+    ],
+)
+def test_what_cannot_be_read_is_that_hosts_error(said: str | None, told: str) -> None:
+    with pytest.raises(CommandError, match=told) as raised:
+        facts.read("h", [Record("facts", 0, said)] if said is not None else [])
+    assert raised.value.host == "h"
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("uptime", ["1.2.3", "1.", "9" * 5000, "-1", "NaN"])
+def test_an_uptime_that_is_none_is_zero(uptime: str) -> None:
+    assert parse(f"== host\nuptime {uptime}").uptime == 0.0
+
+
+def test_a_long_line_takes_no_long_time() -> None:
+    began = time.monotonic()
+    for line in ("link/" * 200_000, "1: a" + "@a" * 200_000, "1: lo: <UP> " + " mtu" * 200_000):
+        parse(f"== link\n1: lo: <UP> mtu 1 {line}\n{line}\n== present\n{line.replace('/', '.ko')}")
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("sh", ["dash", "bash", "busybox"])

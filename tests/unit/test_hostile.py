@@ -22,7 +22,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lvsfab import document, inventory, journal, lock, recipe, scripts, targets
+from lvsfab import (
+    capture,
+    copy,
+    document,
+    facts,
+    inventory,
+    journal,
+    lock,
+    recipe,
+    scripts,
+    status,
+    targets,
+)
 from lvsfab.deadman import parse as parse_way
 from lvsfab.errors import CommandError, HostError, LvsfabError, UnreachableError
 from lvsfab.model import Host, Inventory
@@ -32,9 +44,11 @@ from lvsfab.report import clean
 from lvsfab.session import MAX_RECORD, Command, Framer, Record, Shell
 from lvsfab.states import BUILDERS, KINDS
 from lvsfab.states.base import Context
+from lvsfab.verify import directors, observe, observe_client, watch
 from lvsfab.wire import Question
 from tests.unit.local import LocalChannel
 from tests.unit.states.test_registry import LINES
+from tests.unit.verify.recorded import cluster
 
 CASES = int(os.environ.get("LVSFAB_FUZZ", "1"))  # times the number of cases that CI tries
 
@@ -348,6 +362,50 @@ def test_a_way_may_be_anything(text: str) -> None:
     ):
         found = parse_way(output)
         assert found is None or shlex.quote(found.dev or "lo") == (found.dev or "lo")
+
+
+TOKENS = st.sampled_from([
+    "1:", "2:", "lo", "eth0", "lo:", "<UP>", "mtu", "1500", "inet", "inet6", "10.0.0.1/8", "via",
+    "10.0.0.1", "dev", "TCP", "FWM", "10.0.0.1:80", "->", "rr", "-g", "-s", "sent", "order", "kind",
+    "from", "time", "end", "down", "up", "entry", "state", "port", "Tcp:", "IpExt:", "0", "1", "-1",
+    "1e400", "nan", "9" * 5000, "0100007F:0050", "02:00:00:00:00:01", "reply", "has", "runs",
+    "ssh", "wire", "absent", "644", "root", "a" * 64, "Prot", "LocalAddress:Port", "Route",
+]) | WORDS  # fmt: skip
+SAID = st.lists(st.lists(TOKENS, max_size=7).map(" ".join), max_size=4).map("\n".join)
+PROVEN = cluster("dr")
+ASKED = ("links", "addresses", "conf", "dev", "netstat", "snmp6", "route:x", "neighbours",
+         "listen", "log", "table", "stats", "connections", "ping:rs1", "batch", "transfers",
+         "probe:rs1", "watch", "ask", "arp", "replies", "unreadable", "health:x")  # fmt: skip
+
+
+@cases(1500)
+@given(
+    st.dictionaries(st.sampled_from(ASKED), st.tuples(st.integers(0, 4), SAID), max_size=8), SAID
+)
+def test_what_proves_a_mode_may_be_anything(said: dict[str, tuple[int, str]], text: str) -> None:
+    """Each of these is one host's: it is told of, or that host's error, and ends nobody else."""
+    records = {name: Record(name, *found) for name, found in said.items()}
+    proven, names = PROVEN, ["rs1", "rs2"]
+    seen = observe.snapshot("rs1", records, proven)
+    assert clean("".join(seen.unread)) == "".join(seen.unread)
+    whole = Record("x", 0, text)
+    observe_client.parse_batch(whole, names)
+    observe_client.parse_transfers(whole)
+    observe_client.parse_probes(records, names)
+    observe_client.parse_capture("client", records, records, proven)
+    directors.parse("d", whole)
+    requests, _ = watch.parse(whole)
+    assert requests == tuple(sorted(requests, key=lambda request: request.sent))
+    capture.parse_views(text, Path("x"))
+    for read in (
+        lambda: status.read("h", list(records.values())),
+        lambda: copy.parse_state("h", "/x", text),
+        lambda: facts.read("h", [whole]),
+    ):
+        try:
+            read()
+        except HostError as error:
+            assert error.host == "h"
 
 
 @pytest.fixture(autouse=True)
