@@ -13,6 +13,7 @@ Progress (the engine's events) goes to `emit`; nothing is printed.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def _ignore(_: object) -> None: ...
 class Fleet:
     """The hosts of one inventory: a file, the name of one, `hosts:a,b`, `ssh_config`, an Ansible
     inventory (see docs/executor.md), or an Inventory value. A lab is brought up if it is not.
-    `sudo_password`: what sudo on the hosts is told where it asks.
+    `sudo_password`: what sudo on the hosts is told where it asks; `connect_timeout`: seconds.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Fleet:
         *,
         emit: Callable[[Event], None] = _ignore,
         sudo_password: str = "",
+        connect_timeout: float | None = None,
         app: App | None = None,
     ) -> None:
         if app is None:
@@ -65,6 +67,8 @@ class Fleet:
                 app = open_app(str(inventory), emit)
         if sudo_password:
             app.sudo_password = Secret(sudo_password)
+        if connect_timeout is not None:
+            app.connect_timeout = connect_timeout
         self.app = app
         self._facts: dict[str, Facts] = {}
         self._ready = False
@@ -313,13 +317,14 @@ class Fleet:
         connect = self._opener("", sudo)
 
         def one(host: str) -> HostResult:
+            began = time.monotonic()
             shell = connect(host)
             try:
                 records = shell.run(facts.SCRIPT, timeout=FACTS_TIMEOUT, what="its facts")
             finally:
                 shell.close()
             self._facts[host] = facts.read(host, records)
-            return HostResult(host, State.OK, 0)
+            return HostResult(host, State.OK, 0, seconds=time.monotonic() - began)
 
         return self._each(names, one, limits, on_result)
 

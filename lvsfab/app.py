@@ -54,6 +54,7 @@ class App:
         self.inventory = inventory
         self.emit = emit
         self.sudo_password: Secret | None = None
+        self.connect_timeout: float | None = None  # s; None: as usual
         self._lab: Lab | None = None
 
     # the lab ---------------------------------------------------------------------------------
@@ -97,6 +98,7 @@ class App:
                 host_key=login.host_key,
                 sudo=ssh.sudo,
                 sudo_password=self.sudo_password,
+                connect_timeout=self.connect_timeout,
                 dial=lambda timeout: _dial(lab, name, timeout),
             )
         return Endpoint(
@@ -107,6 +109,7 @@ class App:
             ssh.key,
             sudo=ssh.sudo,
             sudo_password=self.sudo_password,
+            connect_timeout=self.connect_timeout,
         )
 
     def connect(self, name: str) -> Shell:

@@ -5,6 +5,7 @@ the user's own records are.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ BAD_INPUT = 64
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 ASK_SUDO = "lvsfab.ask-sudo"
+CONNECT_TIMEOUT = "lvsfab.connect-timeout"
 
 
 def settings(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -39,13 +41,31 @@ def settings(ctx: click.Context, param: click.Parameter, values: Sequence[str]) 
     return found
 
 
+class Seconds(click.FloatRange):
+    """A time within bounds: what is no number (`nan`) is within none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return float(seconds)
+
+
 def common(*, sets: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The options that every command has; the command is given its Reporter."""
 
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def with_report(
-            *, as_json: bool, verbose: int, listed: str, ask_sudo: bool, **kwargs: Any
+            *,
+            as_json: bool,
+            verbose: int,
+            listed: str,
+            ask_sudo: bool,
+            connect_timeout: float | None,
+            **kwargs: Any,
         ) -> None:
             from lvsfab.report import Reporter
 
@@ -55,6 +75,7 @@ def common(*, sets: bool = False) -> Callable[[Callable[..., None]], Callable[..
             report.given = given(context)
             context.find_root().obj = report
             context.meta[ASK_SUDO] = ask_sudo
+            context.meta[CONNECT_TIMEOUT] = connect_timeout
             if listed:
                 kwargs["inventory"] = f"hosts:{listed}"
             function(report=report, **kwargs)
@@ -66,6 +87,8 @@ def common(*, sets: bool = False) -> Callable[[Callable[..., None]], Callable[..
                          help="These hosts ([user@]host[:port]) instead of an inventory."),
             click.option("-K", "--ask-sudo-password", "ask_sudo", is_flag=True,
                          help="Ask once for what sudo on the hosts is told."),
+            click.option("--connect-timeout", type=Seconds(0.1, 3600), metavar="SECONDS",
+                         help="For a host to accept the connection and the login; else 15."),
             click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
             click.option("-v", "--verbose", count=True, help="Say more; show commands."),
         ]  # fmt: skip
@@ -135,6 +158,7 @@ def open_app(report: Reporter, inventory: str, backend: str | None = None) -> Ap
     if backend is not None and app.inventory.lab is not None:
         lab = replace(app.inventory.lab, backend=backend)
         app.inventory = replace(app.inventory, lab=lab)
+    app.connect_timeout = click.get_current_context().meta.get(CONNECT_TIMEOUT)
     if click.get_current_context().meta.get(ASK_SUDO):
         app.sudo_password = sudo_password()
     return app

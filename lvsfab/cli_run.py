@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lvsfab.cli_common import (
+    ASK_SUDO,
     CHANGES_PENDING,
     adopt_option,
     break_lock_option,
@@ -112,8 +113,9 @@ class WithCommand(click.Command):
 @click.option("--shell", metavar="TEXT", help="Run TEXT by `sh -c` there: 'ps | wc -l'.")
 @click.option("--script", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Send FILE and run it; words after -- are its arguments.")  # fmt: skip
-@click.option("--stdin", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="What the command reads.")  # fmt: skip
+@click.option("--stdin", type=click.Path(exists=True, dir_okay=False, allow_dash=True,
+                                         path_type=Path),
+              help="What the command reads; -: our own standard input.")  # fmt: skip
 @sudo_option
 @click.option("--cwd", metavar="DIR", default="", help="In this directory.")
 @click.option("--env", multiple=True, callback=settings, metavar="NAME=VALUE",
@@ -158,7 +160,7 @@ def run(
         argv=command,
         shell=shell,
         script=content(script) if script is not None else None,
-        stdin=content(stdin) if stdin is not None else None,
+        stdin=_stdin(stdin) if stdin is not None else None,
         cwd=cwd,
         env=env,
         timeout=timeout,
@@ -174,6 +176,8 @@ def run(
             report.say("in the last run no host of this target failed: nothing to do")
             return
     shown = RunReport(report, meant.names, grouped=group)
+    script_words = [str(script)] if script is not None else []
+    shown.begin(shell if shell is not None else shlex.join([*script_words, *command]))
     live = shown.line if shown.wants_lines else None
     done = fleet.run(
         meant, task=task, sudo=sudo, limits=bounds, via=via, on_line=live, on_result=shown.result
@@ -181,6 +185,17 @@ def run(
     last.write(memory, fleet.inventory.name, done.results, again or ())
     shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)
     _end(done)
+
+
+def _stdin(path: Path) -> bytes:
+    from lvsfab.errors import InputError
+    from lvsfab.execute.task import MAX_SENT, content
+
+    if str(path) != "-":
+        return content(path)
+    if click.get_current_context().meta.get(ASK_SUDO) and not sys.stdin.isatty():
+        raise InputError("-K and --stdin - would both read standard input", tip="--stdin FILE")
+    return sys.stdin.buffer.read(MAX_SENT + 1)
 
 
 @click.command()
@@ -209,9 +224,9 @@ def facts(report: Reporter, inventory: str, target: str, sudo: bool, **limits: A
 
     bounds = _limits(**limits)
     fleet = _fleet(report, inventory)
-    found, done = fleet.facts(target, sudo=sudo, limits=bounds)
-    print_facts(report, found)
     shown = RunReport(report, ())
+    found, done = fleet.facts(target, sudo=sudo, limits=bounds, on_result=shown.timed)
+    print_facts(report, found)
     for result in done.failed.values():
         shown.result(result)
     shown.ended(done.results, interrupted=done.interrupted, unsure=done.unsure)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RUN = "lvsfab.run/1"
 LAST_LINES = 5
 
-_GREEN, _RED, _YELLOW, _BOLD = "32", "31", "33", "1"
+_GREEN, _RED, _YELLOW, _DIM, _BOLD = "32", "31", "33", "2", "1"
 
 
 class RunReport:
@@ -33,6 +33,18 @@ class RunReport:
         for name in names:
             self._report.host(name)
 
+    def begin(self, what: str) -> None:
+        """What will be run, for those who want to know more."""
+        if self._report.verbose:
+            self._report.say(self._report.paint(f"-- {clean(what)}", _DIM))
+
+    def timed(self, result: HostResult) -> None:
+        """As each host ends, for those who want to know more."""
+        if self._report.verbose:
+            status = "" if result.status is None else f", exit status {result.status}"
+            told = f"{result.state}{status}, {result.seconds:.2f} s"
+            self._report.say(f"{self._report.host(result.host)} {self._report.paint(told, _DIM)}")
+
     @property
     def wants_lines(self) -> bool:
         return not (self._grouped or self._report.as_json)
@@ -45,6 +57,7 @@ class RunReport:
         """As each host ends."""
         if self._report.as_json:
             self._report.document(RUN, result_data(result))
+        self.timed(result)
 
     def moved(self, result: HostResult) -> None:
         """As each host of a copy ends."""

@@ -14,6 +14,7 @@ from lvsfab.model import Secret
 class Endpoint:
     """`host_key`: its pinned public key ("ssh-ed25519 AAAA..."); empty: known_hosts decides.
     `sudo`: the shell is root's; `sudo_password` is what sudo is told if it asks, None: nothing.
+    `connect_timeout`: seconds for TCP, key exchange and login together; None: as usual.
     `dial`: gives a connected socket where the host is not reachable directly (lab networks).
     """
 
@@ -25,4 +26,5 @@ class Endpoint:
     host_key: str = ""
     sudo: bool = False
     sudo_password: Secret | None = None
+    connect_timeout: float | None = None
     dial: Callable[[float], socket.socket] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import math
 import secrets
 import select
 import shlex
@@ -124,10 +125,10 @@ def _as_os_errors() -> Iterator[None]:
         raise ConnectionError(str(error) or "the connection was closed") from error
 
 
-def connect(endpoint: Endpoint, *, timeout: float = CONNECT_TIMEOUT) -> SSHChannel:
+def connect(endpoint: Endpoint) -> SSHChannel:
     """Log in and start the one shell. UnreachableError says why not, and what to do."""
     try:
-        return _patiently(endpoint, timeout)
+        return _patiently(endpoint, endpoint.connect_timeout or CONNECT_TIMEOUT)
     except UnreachableError:
         raise
     except Exception as error:
@@ -295,7 +296,7 @@ def _by_fabric(
         user=endpoint.user or None,
         port=endpoint.port,
         config=fabric.Config(ssh_config=trust.ssh_config()),  # with what it includes
-        connect_timeout=int(timeout),
+        connect_timeout=math.ceil(timeout),
         connect_kwargs=options,
     )
     if isinstance(connection.gateway, str):  # a ProxyCommand is the shell's, as OpenSSH has it

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import signal
+import socket
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -263,3 +268,59 @@ def test_hosts_shows_groups_and_roles(hosts: Hosts) -> None:
         "name: few\nhosts: {d: {roles: [director], groups: [rack1, a]}}\n"
     )
     assert hosts("hosts").out.split() == ["d", "director", "a,rack1"]
+
+
+def test_standard_input_can_be_our_own(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def typed() -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\r\n\xff\n")))
+
+    typed()
+    done = hosts("run", "rs1,rs2", "--stdin", "-", "--json", "--", "od", "-An", "-c")
+    assert {d["output"] for d in done.documents} == {"   o   n   e  \\r  \\n 377  \\n\n"}
+    typed()
+    done = hosts("run", "rs1", "--stdin", "-", "-K", "--", "cat")
+    assert (done.code, hosts.reached) == (64, [])
+    assert "both read standard input" in done.err
+
+
+def test_verbose_tells_what_is_run_and_how_long_it_took(hosts: Hosts) -> None:
+    source = str(hosts.folder / "few.yml")
+    for words, begun in [
+        (("run", "rs1", "-v", "--", "echo", "a b"), "-- echo 'a b'\n"),
+        (("run", "rs1", "-v", "--shell", "echo | cat"), "-- echo | cat\n"),
+        (("put", "rs1", source, str(hosts.folder / "x"), "-v"), ""),
+        (("get", "rs1", source, str(hosts.folder), "-v"), ""),
+        (("facts", "rs1", "-v"), ""),
+    ]:
+        done = hosts(*words)
+        assert done.code == 0
+        assert done.err.startswith(begun)
+        assert re.search(
+            r"^rs1      ok, exit status 0, [0-9]+[.][0-9]{2} s$", done.err, re.MULTILINE
+        ), words
+        quiet = hosts(*(word for word in words if word != "-v"))
+        assert "exit status" not in quiet.err
+
+
+def test_connect_timeout(hosts: Hosts) -> None:
+    hosts("run", "rs1", "--connect-timeout", "2.5", "--", "true")
+    assert [endpoint.connect_timeout for endpoint in hosts.reached] == [2.5]
+    hosts("run", "rs1", "--", "true")
+    assert [endpoint.connect_timeout for endpoint in hosts.reached] == [None]
+    for text in ("0", "-1", "nan", "inf", "soon"):
+        assert hosts("run", "rs1", "--connect-timeout", text, "--", "true").code == 64
+
+
+def test_a_host_that_says_nothing_is_given_up_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server that accepts connections, and no more than that."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(SystemExit) as ended:
+            main(["run", "-H", f"127.0.0.1:{silent.getsockname()[1]}", "*",
+                  "--connect-timeout", "1", "--", "true"])  # fmt: skip
+    assert ended.value.code == 4
+    assert "UNREACHABLE" in capsys.readouterr().err
+    assert time.monotonic() - began < 10  # 15 s is what it waits else
