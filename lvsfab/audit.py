@@ -21,7 +21,7 @@ import msgspec
 
 from lvsfab.errors import LvsfabError
 
-SCHEMA = "lvsfab.run/1"
+SCHEMA = "lvsfab.history/1"
 MASK = "***"
 MAX_BYTES = 64 * 1024 * 1024  # of the file that are read back, from its end
 MAX_WORD = 200  # characters of one word of a command line

@@ -366,7 +366,7 @@ def _changed(report: Reporter, dry_run: bool, what: str, work: Callable[[Any], D
     from lvsfab.report_run import RunReport
 
     shown = RunReport(report, ())
-    done = work((lambda _: None) if dry_run else shown.result)
+    done = work(shown.unless_ok if dry_run else shown.result)
     if dry_run:
         report.plans(done.plans)
     elif not report.as_json:

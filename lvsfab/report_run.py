@@ -59,6 +59,13 @@ class RunReport:
             self._report.document(RUN, result_data(result))
         self.timed(result)
 
+    def unless_ok(self, result: HostResult) -> None:
+        """Where something else is shown of hosts on which all is well."""
+        if result.state is State.OK:
+            self.timed(result)
+        else:
+            self.result(result)
+
     def moved(self, result: HostResult) -> None:
         """As each host of a copy ends."""
         self.result(result)

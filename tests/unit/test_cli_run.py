@@ -180,6 +180,10 @@ def recipe(folder: Path, *, phases: int) -> str:
 def test_a_state_is_planned_and_made(kernels: Hosts) -> None:
     done = kernels("state", "rs1,rs2", *FORWARD, "--dry-run")
     assert (done.code, done.out.count("value 0 -> 1")) == (2, 2)
+    done = kernels("state", "*", *FORWARD, "--dry-run", "--json")
+    told = [d for d in done.documents if d["schema"] == "lvsfab.run/1"]
+    assert [(d["host"], d["state"]) for d in told] == [("rs3", "unreachable")]
+    assert done.documents[-1]["schema"] == "lvsfab.plan/1"
     done = kernels("state", "*", *FORWARD)
     assert done.code == 4
     assert "2 changes on 2 of 3 hosts" in done.err
