@@ -49,6 +49,11 @@ class Hosts:
     dead: set[str] = field(default_factory=set)
     reached: list[Endpoint] = field(default_factory=list)
 
+    def help(self, verb: str) -> str:
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        return self.capture.readouterr().out
+
     def only(self, *names: str) -> None:
         """An inventory of these."""
         hosts = ", ".join(f"{name}: {{groups: [servers]}}" for name in names)
@@ -328,3 +333,50 @@ def test_a_host_that_says_nothing_is_given_up_in_time(
     assert ended.value.code == 4
     assert "UNREACHABLE" in capsys.readouterr().err
     assert time.monotonic() - began < 10  # 15 s is what it waits else
+
+
+def test_get_can_be_tried(hosts: Hosts) -> None:
+    there, here = hosts.folder / "there", hosts.folder / "here"
+    there.write_text("text\n")
+    for _ in range(2):
+        done = hosts("get", "rs1,rs2", str(there), str(here), "--dry-run", "--json")
+        assert done.code == 2
+        assert [(d["state"], d["changes"]) for d in done.documents] == [("ok", 1), ("ok", 1)]
+        assert not here.exists()
+    assert hosts("get", "rs1,rs2", str(there), str(here)).code == 0
+    assert (here / "rs2/there").read_text() == "text\n"
+    assert hosts("get", "rs1,rs2", str(there), str(here), "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("phases", [1, 2])
+def test_apply_can_be_tried(kernels: Hosts, phases: int) -> None:
+    kernels.only("rs1", "rs2")
+    mine = recipe(kernels.folder, phases=phases)
+    look = "ls /run/page; cat /proc/sys/net/ipv4/ip_forward; find /run /var/lib"
+    before = kernels.machines["rs1"].sh(look)
+    done = kernels("apply", mine, "--dry-run", "--json")
+    assert done.code == 2
+    plan = done.documents[-1]
+    assert plan["changes"] == 2 * phases
+    assert plan["hosts"]["rs1"][0]["key"] == "/run/page"
+    assert kernels.machines["rs1"].sh(look) == before
+    assert kernels("apply", mine).code == 0
+    assert kernels("apply", mine, "--dry-run").code == 0
+
+
+def states(done: Ended) -> list[str]:
+    return [document["state"] for document in done.documents]
+
+
+def test_what_the_help_says_of_limits_holds(hosts: Hosts) -> None:
+    said = " ".join(hosts.help("run").split())
+    assert "--batch N|P% The next N hosts only when these are done." in said
+    assert "--fail-fast The same as --max-fail 1." in said
+    text = f"echo x >>{hosts.folder}/ran; [ $(wc -l <{hosts.folder}/ran) -lt 2 ]"
+    failing = ("run", "*", "--shell", text, "--batch", "1", "--json")
+    for fast in (["--fail-fast"], ["--max-fail", "1"]):
+        done = hosts(*failing, *fast)
+        assert (done.code, states(done)) == (5, ["ok", "failed", "not_run"])
+        (hosts.folder / "ran").unlink()
+    assert states(hosts(*failing)) == ["ok", "failed", "failed"]
+    assert hosts(*failing, "--fail-fast", "--max-fail", "2").code == 64
