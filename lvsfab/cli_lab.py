@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lvsfab.cli_common import backend_option, common, open_app
-from lvsfab.errors import InputError
+from lvsfab.errors import InputError, LabError
 
 if TYPE_CHECKING:
     from lvsfab.app import App
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lvsfab.report import Reporter
 
 STATUS = "lvsfab.lab-status/1"
+SSH_FAILED = 255  # ssh's own exit status when it, not the command, failed
 
 
 @click.group()
@@ -141,6 +142,10 @@ def ssh(
         # that for a login from elsewhere, and run all of the user's ~/.bashrc first
         env = {**os.environ, "SHELL": "/bin/sh"}
         status = os.spawnvpe(os.P_WAIT, argv[0], argv, env)  # noqa: S606 - the user's own ssh
+    if status == SSH_FAILED:  # perhaps for a reason that ssh cannot know
+        now = next(one for one in found.status() if one.name == host)
+        if now.state in ("dead", "absent"):
+            raise LabError(f"{host} is {now.state}: {now.detail}", tip="lvsfab lab up")
     sys.exit(status if status >= 0 else 128 - status)
 
 

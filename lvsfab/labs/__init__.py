@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
     from lvsfab.model import Inventory
 
 BACKENDS = ("rootless", "docker")
-_SOCKET = Path("/var/run/docker.sock")
 
 
 def open_lab(inventory: Inventory) -> Lab:
@@ -21,34 +19,51 @@ def open_lab(inventory: Inventory) -> Lab:
     from lvsfab.labs.boot import lab_spec
 
     wish = lab_spec(inventory).backend
-    if wish == "auto":
-        wish = _choose(inventory)
-    if wish == "docker":
+    return lab_on(_choose(inventory) if wish == "auto" else wish, inventory)
+
+
+def lab_on(backend: str, inventory: Inventory, directory: Path | None = None) -> Lab:
+    """The inventory's lab on that backend; `directory` as the backend's class has it."""
+    if backend == "docker":
         from lvsfab.labs.docker import DockerLab
 
-        return DockerLab(inventory)
+        return DockerLab(inventory, directory=directory)
     from lvsfab.labs.rootless import RootlessLab
 
-    return RootlessLab(inventory)
+    return RootlessLab(inventory, directory=directory)
 
 
 def _choose(inventory: Inventory) -> str:
-    from lvsfab.errors import LabError
-    from lvsfab.labs import docker_kernel, runtime
+    """A lab of which only its files or its containers are left counts as up: `lab up` mends it,
+    `lab down` removes it. An engine keeps its containers when the directory that tells of them is
+    gone (a restart of this machine, a logout).
+    """
+    from lvsfab.labs import docker_engine, runtime
 
-    if (directory := runtime.base_directory() / inventory.name).exists():
+    rootless, docker = (runtime.lab_directory(inventory.name, one) for one in BACKENDS)
+    if runtime.recorded_keeper(rootless):
         return "rootless"
-    if directory.with_name(f"{inventory.name}.docker").exists():
-        return "docker"
-    if not (_SOCKET.exists() or "DOCKER_HOST" in os.environ):
+    for backend, directory in (("docker", docker), ("rootless", rootless)):
+        if (directory / "spec").exists():
+            return backend
+    if not docker_engine.likely():
         return "rootless"
-    if docker_kernel.look_here().missing:
-        return "rootless"
-    from lvsfab.labs.docker_engine import connect
+    return "docker" if _docker_fits(inventory) else "rootless"
+
+
+def _docker_fits(inventory: Inventory) -> bool:
+    """Whether the user's engine has something of this lab, or can do what this machine can."""
+    from lvsfab.errors import LabError
+    from lvsfab.labs import docker_engine, docker_kernel
+    from lvsfab.labs.docker import DockerLab
 
     try:
-        engine = connect()
+        engine = docker_engine.connect(timeout=docker_engine.LOOK_TIMEOUT)
+        try:
+            if DockerLab(inventory, engine=engine).remains():
+                return True
+        finally:
+            engine.api.close()
     except LabError:
-        return "rootless"
-    engine.api.close()
-    return "docker" if engine.here else "rootless"
+        return False
+    return engine.here and not docker_kernel.look_here().missing

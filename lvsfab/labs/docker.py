@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,8 @@ class DockerLab(Made):
     `engine` that of the user's own.
     """
 
+    backend = "docker"
+
     def __init__(
         self,
         inventory: Inventory,
@@ -59,22 +62,32 @@ class DockerLab(Made):
         self._base = directory
         self._given = engine
 
-    @property
-    def directory(self) -> Path:
-        base = self._base if self._base is not None else runtime.base_directory()
-        return base / f"{self.name}.docker"  # no lab's name has a dot
-
     @cached_property
     def _engine(self) -> Engine:
         return self._given or connect()
 
     @cached_property
     def _objects(self) -> Objects:
-        return Objects(self._engine, self._inventory, self.directory)
+        bases = runtime.places() if self._base is None else ()
+        others = tuple(runtime.lab_directory(self.name, self.backend, base) for base in bases)
+        return Objects(self._engine, self._inventory, self.directory, others)
 
     @cached_property
     def _console(self) -> Console:
         return Console(self._objects)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The lab's lock. A directory without a spec is no lab: it goes again."""
+        with runtime.locked(self.directory):
+            try:
+                yield
+            finally:
+                if not self._has_spec():
+                    runtime.clean(self.directory, itself=True)
+
+    def _has_spec(self) -> bool:
+        return (self.directory / "spec").exists()
 
     # -- up and down ---------------------------------------------------------------------------
 
@@ -82,10 +95,11 @@ class DockerLab(Made):
         begun = time.monotonic()
         engine = self._engine
         segments = plan.segments(self._inventory)
-        with runtime.locked(self.directory):
+        with self._locked():
             if self.running():
                 self._check_same()
             else:
+                self._check_alone()
                 self._objects.remove()
                 runtime.clean(self.directory, itself=False)
                 self._objects.check(segments)
@@ -99,27 +113,30 @@ class DockerLab(Made):
             progress(f"lab {self.name}: up in {time.monotonic() - begun:.1f} s")
 
     def down(self, progress: Progress) -> None:
-        there = self.directory.exists()
-        count = self._objects.remove()
+        with self._locked():  # an `up` that is at work ends first: it would go on making things
+            there = self._has_spec()
+            there = self._objects.remove() > 0 or there
+            (self.directory / "spec").unlink(missing_ok=True)
         if there:
-            with runtime.locked(self.directory):
-                runtime.clean(self.directory, itself=True)
-        elif self._base is None:
-            with suppress(OSError):
-                self.directory.parent.rmdir()
-        if there or count:
             progress(f"lab {self.name}: down, nothing is left of it")
 
+    def remains(self) -> bool:
+        """Whether the engine has anything of it."""
+        return bool(self._objects.containers() or self._objects.networks())
+
     def running(self) -> bool:
-        if not (self.directory / "spec").exists():
-            return False
-        return any(one["State"] == "running" for one in self._objects.containers().values())
+        return self._has_spec() and bool(self._alive() - {""})
 
     def whole(self) -> bool:
-        if not self.running():
+        if not self._has_spec():
             return False
-        states = [str(one["State"]) for one in self._objects.containers().values()]
-        return states == ["running"] * len(self._inventory.hosts)
+        gate = [""] if self._made()["gate"] else []
+        return self._alive() >= {*self._inventory.hosts, *gate}
+
+    def _alive(self) -> set[str]:
+        """The hosts whose containers run; "" is the gate."""
+        there = self._objects.containers()
+        return {host for host, one in there.items() if one["State"] == "running"}
 
     def _prepare(self, engine: Engine, progress: Progress) -> None:
         kernel = docker_kernel.choose(engine, self._spec.kernel, self._objects.labels, progress)
@@ -198,7 +215,7 @@ class DockerLab(Made):
 
     def status(self) -> tuple[LabHostStatus, ...]:
         addresses = boot.management_addresses(self._inventory)
-        if not (self.directory / "spec").exists():
+        if not self._has_spec():
             return tuple(self._absent(name) for name in addresses)
         made = self._check_same()
         there = self._objects.containers()
@@ -220,11 +237,14 @@ class DockerLab(Made):
         with asking(f"{name}: looking at its container"):
             state = self._engine.api.inspect_container(container)["State"]
         running = state["Running"]
-        why = (
-            waiting.greeting(lambda t: self._connected(made, name, t), 2.0)
-            if running
-            else self._console.end(name)
-        )
+        try:
+            why = (
+                waiting.greeting(lambda t: self._connected(made, name, t), 2.0)
+                if running
+                else self._console.end(name)
+            )
+        except LabError as error:  # the way there
+            why = f"{error.message}; {error.tip}"
         return LabHostStatus(
             name=name,
             state="dead" if not running else "running" if not why else "starting",
@@ -248,7 +268,8 @@ class DockerLab(Made):
                 self._engine.api.stop(there["Id"], timeout=plan.STOP_WAIT)
                 self._engine.api.start(there["Id"])
         else:
-            self._start(self._made(), plan.segments(self._inventory), host)
+            with self._locked():
+                self._start(self._made(), plan.segments(self._inventory), host)
         self._wait_all((host,), progress)
 
     def kill(self, host: str) -> None:
@@ -313,13 +334,14 @@ class DockerLab(Made):
         deadline = time.monotonic() + SSH_WAIT
         why = self._answers(host, deadline)
         made = self._made()
-        if why == "dead" and not made["own"] and host not in made["ptrace"]:
+        traced = made["own"] or host in made["ptrace"]
+        if why == "dead" and not traced and self._console.kernel_died(host):
             progress(f"{host}: its kernel died at the start; once more with seccomp=off")
-            with runtime.locked(self.directory):
+            with self._locked():
                 made = self._made()
                 made["ptrace"].append(host)
                 self._note(made)
-            self._start(made, plan.segments(self._inventory), host)
+                self._start(made, plan.segments(self._inventory), host)
             why = self._answers(host, deadline)
         if not why:
             return ""

@@ -38,12 +38,23 @@ class Console:
 
     def end(self, host: str) -> str:
         """How a host that does not run ended, and its last words."""
+        state = self._state(host)
+        if state is None:
+            return "its container was removed"
+        return f"{ended(state)}\n{self.last_lines(host)}"
+
+    def kernel_died(self, host: str) -> bool:
+        """Whether what ended a host that does not run was its own kernel's death."""
+        state = self._state(host)
+        return state is not None and kernel_died(state)
+
+    def _state(self, host: str) -> dict[str, Any] | None:
         there = self.objects.containers().get(host)
         if there is None:
-            return "its container was removed"
+            return None
         with asking(f"{host}: looking at its container"):
-            state = self.objects.engine.api.inspect_container(there["Id"])["State"]
-        return f"{ended(state)}\n{self.last_lines(host)}"
+            found: dict[str, Any] = self.objects.engine.api.inspect_container(there["Id"])["State"]
+        return found
 
     def last_lines(self, host: str) -> str:
         lines = self._said(host).decode(errors="replace").splitlines()[-LAST_LINES:]
@@ -67,6 +78,14 @@ def ended(state: dict[str, Any]) -> str:
     if state.get("OOMKilled"):
         text += ", out of memory"
     return f"{text}: {state['Error']}" if state.get("Error") else text
+
+
+def kernel_died(state: dict[str, Any]) -> bool:
+    """Whether a User-Mode kernel died by a signal, or gave up by itself (exit status 1). Other
+    failures are docker/entrypoint's; and of memory no other way to run would make more.
+    """
+    code = int(state.get("ExitCode", 0))
+    return (code == 1 or code > 128) and not (state.get("OOMKilled") or state.get("Error"))
 
 
 def age(since: str, now: datetime) -> float:

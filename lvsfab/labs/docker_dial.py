@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lvsfab.errors import LabError
 from lvsfab.labs.docker_engine import Engine, asking, connect
 from lvsfab.labs.keys import PORT
 
@@ -26,6 +27,7 @@ FIRST_WAIT = 30  # seconds for an SSH server to greet through the gate: below 1 
 _CHUNK = 65536
 _FRAME = struct.Struct(">BxxxI")  # the engine's: which stream, how many bytes (attach API)
 _OUT = 1
+_NOT_RUNNING = (404, 409)  # how the engine answers who would run a command in such a container
 
 
 def is_here(address: str) -> bool:
@@ -49,9 +51,19 @@ def through(engine: Engine, gate: str, address: str) -> socket.socket:
     """A socket whose other end two threads connect to ADDRESS by way of the gate. An ADDRESS that
     cannot be reached shows as the end of the stream.
     """
+    from docker.errors import APIError
+
     api = engine.api
     with asking("reaching the lab through its gate"):
-        made = api.exec_create(gate, [ENTRY, "dial", address], stdin=True, stderr=True)
+        try:
+            made = api.exec_create(gate, [ENTRY, "dial", address], stdin=True, stderr=True)
+        except APIError as error:
+            if error.status_code not in _NOT_RUNNING:
+                raise
+            raise LabError(
+                f"the lab's gate, the container {gate}, is dead: no host can be reached",
+                tip="lvsfab lab up",
+            ) from error
         # the SDK's own exec_start forgets what came in one piece with the answer's header
         answer = api._post_json(
             api._url("/exec/{0}/start", made["Id"]),
@@ -111,7 +123,11 @@ def command(gate: str, address: str) -> tuple[str, bool]:
 
 def main(argv: list[str]) -> int:
     """ProxyCommand of people's own ssh."""
-    connection = through(connect(), *argv)
+    try:
+        connection = through(connect(), *argv)
+    except LabError as error:
+        print(f"{error.message}; {error.tip}", file=sys.stderr)
+        return 1
 
     def send() -> None:
         while data := os.read(0, _CHUNK):

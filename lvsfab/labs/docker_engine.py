@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lvsfab.errors import LabError
 
 MIN_API = (1, 41)  # Docker 20.10: the oldest whose bridges may go without an address
 FAULTY = ((20, 10), (20, 10, 10))  # from, to: there no program of today may start threads
-TIMEOUT = 60  # seconds for one answer of the engine
+TIMEOUT = 60.0  # seconds for one answer of the engine
+LOOK_TIMEOUT = 5.0  # the same, while nobody has asked for an engine
+SOCKET = Path("/var/run/docker.sock")
 
 ROOTLESS = "or use the lab that needs no engine: --backend rootless"
 START = f"start it (sudo systemctl start docker; by hand: sudo dockerd), {ROOTLESS}"
@@ -23,7 +28,8 @@ START = f"start it (sudo systemctl start docker; by hand: sudo dockerd), {ROOTLE
 @dataclass(frozen=True, slots=True)
 class Engine:
     """An engine that answers. `api` is the SDK's low-level client (docker.APIClient), `kernel`
-    the release of the kernel that its containers share, `level` the newest API that it speaks.
+    the release of the kernel that its containers share, `level` the newest API that it speaks,
+    `name` its machine's.
     """
 
     api: Any
@@ -31,26 +37,44 @@ class Engine:
     kernel: str
     url: str
     level: tuple[int, ...] = MIN_API
+    name: str = ""
 
     @property
     def here(self) -> bool:
-        """Whether it runs on this machine's kernel, as far as can be told: a socket of this
-        machine, the same release. (Docker Desktop has a kernel of its own.)
+        """Whether it is this machine's, as far as can be told: a socket of this machine, the same
+        release of the kernel, the same name. (Docker Desktop has a kernel of its own; a socket may
+        lead to another machine by ssh.)
         """
-        return self.url.startswith(("unix://", "http+docker://")) and (
-            self.kernel == os.uname().release
+        return (
+            self.url.startswith(("unix://", "http+docker://"))
+            and self.kernel == os.uname().release
+            and self.name == os.uname().nodename
         )
 
 
-def connect(open_client: Callable[[], Any] | None = None) -> Engine:
+def likely() -> bool:
+    """Whether there may be an engine to ask: an address, a socket, or a context of the docker
+    command's. Without the SDK, whose import alone takes its time.
+    """
+    if os.environ.get("DOCKER_HOST") or SOCKET.exists():
+        return True
+    folder = os.environ.get("DOCKER_CONFIG") or "~/.docker"
+    with suppress(OSError, ValueError, AttributeError):
+        config = json.loads((Path(folder).expanduser() / "config.json").read_text())
+        return bool(config.get("currentContext", "default") != "default")
+    return False
+
+
+def connect(open_client: Callable[[], Any] | None = None, timeout: float = TIMEOUT) -> Engine:
     """The user's engine: DOCKER_HOST, else the docker command's current context, else the usual
-    socket. LabError when there is none, or none that will do.
+    socket. LabError when there is none, or none that will do. `timeout`: seconds for one answer.
     """
     from docker.errors import DockerException
 
     try:
-        api = (open_client or _client)()
+        api = (open_client or partial(_client, timeout))()
         said = api.version()
+        name = str(api.info().get("Name", ""))
     except (DockerException, OSError) as error:  # requests' errors are OSErrors
         raise unreachable(error) from error
     version = str(said.get("Version", "?"))
@@ -65,10 +89,11 @@ def connect(open_client: Callable[[], Any] | None = None) -> Engine:
             f"the Docker engine runs {said.get('Os')} on {said.get('Arch')}: the lab's hosts are "
             "Linux on x86-64"
         )
-    return Engine(api, version, str(said.get("KernelVersion", "")), str(api.base_url), level)
+    kernel = str(said.get("KernelVersion", ""))
+    return Engine(api, version, kernel, str(api.base_url), level, name)
 
 
-def _client() -> Any:
+def _client(timeout: float) -> Any:
     from docker.api import APIClient
     from docker.context import ContextAPI
     from docker.utils import kwargs_from_env
@@ -78,13 +103,13 @@ def _client() -> Any:
         context = ContextAPI.get_current_context()
         if context is not None and context.Host:
             given = {"base_url": context.Host, "tls": context.TLSConfig or False}
-    url = given.get("base_url", "unix:///var/run/docker.sock")
+    url = given.get("base_url", f"unix://{SOCKET}")
     if url.startswith("unix://"):  # a refusal in the system's own words, before the SDK wraps it
         with socket.socket(socket.AF_UNIX) as trying:
             trying.connect(url.removeprefix("unix://"))
     elif url.startswith("ssh://"):
         given["use_ssh_client"] = True
-    return APIClient(version="auto", timeout=TIMEOUT, num_pools=40, **given)
+    return APIClient(version="auto", timeout=timeout, num_pools=40, **given)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -153,7 +178,7 @@ def asking(what: str) -> Iterator[None]:
     except OSError as error:
         if any("timed out" in str(cause).lower() for cause in causes(error)):
             raise LabError(
-                f"{what}: the Docker engine did not answer within {TIMEOUT} s",
+                f"{what}: the Docker engine did not answer within {TIMEOUT:.0f} s",
                 tip="is the machine overloaded, or its disk? `lvsfab lab up` goes on from here",
             ) from error
         raise LabError(

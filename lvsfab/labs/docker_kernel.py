@@ -18,12 +18,12 @@ from lvsfab.labs.docker_engine import Engine, asking
 from lvsfab.labs.docker_plan import LOG
 from lvsfab.labs.kernel import Kernel, build_kernel, find_kernel
 
-REQUIRED = ("ip_vs", "ipip")  # without these the engine's kernel is no choice
+REQUIRED = ("ip_vs", "ip_vs_rr", "ipip")  # without these the engine's kernel is no choice
 # What recipes can ask for beyond that. A container loads no modules, so the lab does it before.
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh")
 WANTED = (
     *REQUIRED,
-    *(f"ip_vs_{name}" for name in SCHEDULERS),
+    *(f"ip_vs_{name}" for name in SCHEDULERS if f"ip_vs_{name}" not in REQUIRED),
     *("ip_gre", "fou", "ip6_tunnel", "arp_tables", "arptable_filter", "arpt_mangle", "nf_tables"),
     *("xt_ipvs", "iptable_filter", "iptable_nat", "iptable_mangle", "xt_TCPMSS", "xt_mark"),
     *("nfnetlink", "af_packet", "tcp_diag", "inet_diag"),

@@ -20,30 +20,39 @@ from lvsfab.model import Inventory
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What the lab of `inventory` that is kept in `directory` has on the engine."""
+    """What the lab of `inventory` that is kept in `directory` has on the engine. It may have been
+    kept in one of `others`, which went with a login of its user: then that one is gone.
+    """
 
     engine: Engine
     inventory: Inventory
     directory: Path
+    others: tuple[Path, ...] = ()
 
     @property
     def labels(self) -> dict[str, str]:
         return {plan.LAB: self.inventory.name, plan.HOME: str(self.directory)}
 
     @property
-    def _filter(self) -> dict[str, list[str]]:
-        return {"label": [f"{name}={value}" for name, value in self.labels.items()]}
+    def _filter(self) -> dict[str, str]:
+        return {"label": f"{plan.LAB}={self.inventory.name}"}
+
+    def _ours(self, labels: Mapping[str, str]) -> bool:
+        home = Path(labels.get(plan.HOME, ""))
+        return home == self.directory or (home in self.others and not (home / "spec").exists())
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """Host name -> the engine's line about its container. The gate's name is ""."""
         with asking("listing the lab's containers"):
             listed = self.engine.api.containers(all=True, filters=self._filter)
-        return {one["Labels"].get(plan.HOST, one["Id"]): one for one in listed}
+        ours = [one for one in listed if self._ours(one["Labels"])]
+        return {one["Labels"].get(plan.HOST, one["Id"]): one for one in ours}
 
     def networks(self) -> dict[str, dict[str, Any]]:
         """Name -> the engine's line about each network of the lab."""
         with asking("listing the lab's networks"):
-            return {one["Name"]: one for one in self.engine.api.networks(filters=self._filter)}
+            listed = self.engine.api.networks(filters=self._filter)
+        return {one["Name"]: one for one in listed if self._ours(one["Labels"])}
 
     def remove(self) -> int:
         """Remove all of them; how many there were."""
@@ -77,7 +86,7 @@ class Objects:
             networks = self.engine.api.networks()
         for network in networks:
             labels = network.get("Labels") or {}
-            if labels.get(plan.LAB) == name and labels.get(plan.HOME) != str(self.directory):
+            if labels.get(plan.LAB) == name and not self._ours(labels):
                 raise LabError(
                     f"a lab named {name} is on this engine already; it is kept in "
                     f"{labels.get(plan.HOME)}",

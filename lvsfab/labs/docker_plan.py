@@ -261,7 +261,8 @@ def host_config(memory: int, *, own: bool, ptrace: bool = False) -> dict[str, An
         "RestartPolicy": {"Name": "no"},
     }
     if own:
-        config["RestartPolicy"] = {"Name": "on-failure", "MaximumRetryCount": 3}
+        # a reboot is an exit status (docker/init); the engine would count them, and stop at a limit
+        config["RestartPolicy"] = {"Name": "on-failure"}
         config["ReadonlyPaths"] = READ_ONLY
         config["Tmpfs"] = {
             "/run": "nosuid,nodev,mode=755",
@@ -272,7 +273,7 @@ def host_config(memory: int, *, own: bool, ptrace: bool = False) -> dict[str, An
         config["Tmpfs"] = {"/lvsfab/memory": f"exec,nosuid,nodev,mode=700,size={memory + SLACK}m"}
         if ptrace:
             config["CapAdd"] = [*config["CapAdd"], "SYS_PTRACE"]
-            config["SecurityOpt"] = ["seccomp=unconfined"]
+            config["SecurityOpt"] = [*config["SecurityOpt"], "seccomp=unconfined"]
     return config
 
 

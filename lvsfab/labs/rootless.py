@@ -34,6 +34,8 @@ class RootlessLab(Made):
     `image` and `kernel` that of those in the cache.
     """
 
+    backend = "rootless"
+
     def __init__(
         self,
         inventory: Inventory,
@@ -48,11 +50,6 @@ class RootlessLab(Made):
         self._base = directory
         self._image = image
         self._kernel = kernel
-
-    @property
-    def directory(self) -> Path:
-        base = self._base if self._base is not None else runtime.base_directory()
-        return base / self.name
 
     # -- up and down ---------------------------------------------------------------------------
 
@@ -69,6 +66,7 @@ class RootlessLab(Made):
                         self._ask({"do": "start", "host": name})
                         started += 1
             else:
+                self._check_alone()
                 image, kernel = self._parts(progress)
                 runtime.clean(directory, itself=False)
                 with ExitStack() as held:  # the keeper takes over what we hold

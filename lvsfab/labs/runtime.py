@@ -26,13 +26,24 @@ from lvsfab.errors import LabError
 LOCK_WAIT = 120.0  # seconds: a first `up` that another lvsfab is busy with
 
 
+def places() -> tuple[Path, ...]:
+    """Where this user's labs may be kept, the best first; the last one is always possible."""
+    uid = os.geteuid()
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    found = [Path(given) / "lvsfab"] if given.startswith("/") else []
+    return (*found, Path(f"/run/user/{uid}/lvsfab"), Path(f"/tmp/lvsfab-{uid}"))  # noqa: S108 - see `secure`
+
+
 def base_directory() -> Path:
     """$XDG_RUNTIME_DIR/lvsfab, else the like of it for a login without one; made, 0700, ours."""
-    uid = os.geteuid()
-    for candidate in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}"):
-        if candidate.startswith("/") and _ours(Path(candidate)):
-            return secure(Path(candidate) / "lvsfab")
-    return secure(Path("/tmp") / f"lvsfab-{uid}")  # noqa: S108 - made and checked by `secure`
+    *preferred, last = places()
+    return secure(next((place for place in preferred if _ours(place.parent)), last))
+
+
+def lab_directory(name: str, backend: str, base: Path | None = None) -> Path:
+    """One lab's directory. `base` takes the place of the user's own."""
+    base = base if base is not None else base_directory()
+    return base / (f"{name}.docker" if backend == "docker" else name)  # no lab's name has a dot
 
 
 def secure(directory: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from lvsfab.labs import docker_image
 from lvsfab.labs import docker_plan as plan
 from lvsfab.labs.docker import DockerLab
 from lvsfab.labs.docker_engine import Engine, connect
+from lvsfab.labs.rootless import RootlessLab
 from lvsfab.model import Inventory
 from tests.e2e.conftest import ROOT, cli, connected
 from tests.e2e.test_lab import say, small
@@ -202,6 +204,43 @@ def test_a_kernel_that_panics_is_dead_with_its_last_words(lab: DockerLab) -> Non
         wait_state(lab, "server", "dead")
         crashing.terminate()
     assert "Kernel panic" in lab.status()[2].detail
+
+
+def test_what_is_no_kernels_death_is_told_and_not_tried_otherwise(
+    lab: DockerLab, engine: Engine
+) -> None:
+    spec = lab.directory / "spec"
+    made = json.loads(spec.read_text())
+    lab.kill("server")
+    spec.write_text(json.dumps(made | {"disk": 0}))
+    with pytest.raises(LabError, match=r"(?s)server: exit status 74\n.*mke2fs"):
+        lab.up(say)
+    config = engine.api.inspect_container(plan.container_name(lab.name, "server"))["HostConfig"]
+    assert config["CapAdd"] == ["NET_ADMIN", "NET_RAW"]
+    spec.write_text(json.dumps(made))
+    lab.up(say)
+    assert ssh(lab, "server", "hostname") == "server\n"
+
+
+def test_a_host_that_traces_has_no_new_privileges_either(lab: DockerLab, engine: Engine) -> None:
+    spec = lab.directory / "spec"
+    spec.write_text(json.dumps(json.loads(spec.read_text()) | {"ptrace": ["server"]}))
+    lab.reboot("server", keep=False, progress=say)
+    name = plan.container_name(lab.name, "server")
+    pid = engine.api.inspect_container(name)["State"]["Pid"]
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert re.findall(r"^(?:NoNewPrivs|Seccomp):\s*(\w+)", status, re.MULTILINE) == ["1", "0"]
+    assert "seccomp=off" in str(engine.api.top(name))
+    assert ssh(lab, "server", "hostname") == "server\n"
+
+
+def test_a_second_lab_of_that_name_on_the_other_backend_is_refused(
+    lab: DockerLab, base: Path
+) -> None:
+    with pytest.raises(LabError, match=r"up already, on the other backend \(docker\)") as raised:
+        RootlessLab(inventory(), directory=base).up(say)
+    assert "lvsfab lab down --backend docker" in raised.value.tip
+    assert ssh(lab, "server", "hostname") == "server\n"
 
 
 def test_a_removed_container_is_made_again(lab: DockerLab, engine: Engine) -> None:

@@ -44,6 +44,10 @@ done
 """
 
 
+LOOK = """
+cat /proc/sys/net/bridge/bridge-nf-call-iptables; iptables -S FORWARD | head -1
+cat /proc/sys/net/bridge/bridge-nf-call-ip6tables; ip6tables -S FORWARD | head -1
+"""
 NEEDS = (
     *("CONFIG_PID_NS", "CONFIG_CGROUP_DEVICE", "CONFIG_CGROUP_FREEZER", "CONFIG_POSIX_MQUEUE"),
     *("bridge", "br_netfilter", "veth", "ip_vs", "ipip"),
@@ -82,6 +86,11 @@ def engine_with_lvs(base: Path) -> Iterator[Engine]:
         config.write_text(machine.ssh_config())
         ssh = ["ssh", "-F", str(config)]
         subprocess.run([*ssh, "engine", START], check=True, timeout=120)
+        looked = subprocess.run(
+            [*ssh, "engine", LOOK], check=True, timeout=30, stdout=subprocess.PIPE, text=True
+        )
+        # else the three modes would prove nothing of bridged packets that Docker's rules see
+        assert looked.stdout.splitlines()[:2] == ["1", "-P FORWARD DROP"]
         forward = f"{sock}:/var/run/docker.sock"
         with subprocess.Popen([*ssh, "-N", "-L", forward, "engine"]) as carrying:
             end = time.monotonic() + 30
@@ -138,6 +147,40 @@ def test_up_verify_down(lab: LabUnderTest, mode: str) -> None:
     assert lab.cli("up", mode, "--no-verify", "--json").json["changes"] == 0
     lab.cli("down")
     lab.left_nothing()
+
+
+def test_a_dead_host_is_named_and_so_is_a_dead_gate(
+    lab: LabUnderTest, engine_with_lvs: Engine
+) -> None:
+    engine_with_lvs.api.kill("lvsfab.lvs.rs1")
+    done = lab.cli("lab", "ssh", "rs1", "--", "true", code=1)
+    assert "rs1 is dead: signal 9" in done.err
+    assert lab.cli("lab", "ssh", "rs2", "--", "exit 255", code=255).err == ""
+    engine_with_lvs.api.kill("lvsfab.lvs")
+    gate = "the lab's gate, the container lvsfab.lvs, is dead"
+    assert gate in lab.cli("lab", "ssh", "rs2", "--", "true", code=255).err
+    details = {
+        row["name"]: row["detail"] for row in lab.cli("lab", "status", "--json").json["hosts"]
+    }
+    assert gate in details["rs2"]
+    assert details["rs1"].startswith("signal 9")
+    lab.cli("plan", "tun", code=2)  # a command that wants the lab mends it
+    assert lab.sh("rs1", "cat /etc/hostname") == "rs1\n"
+    rows = lab.cli("lab", "status", "--json").json["hosts"]
+    assert "dead" not in {row["state"] for row in rows}
+
+
+def test_a_host_reboots_by_itself_as_often_as_it_likes(lab: LabUnderTest) -> None:
+    boot = ("run", "rs2", "--", *("cut", "-d", " ", "-f22", "/proc/1/stat"))
+    lab.sh("rs2", "echo mine >/root/mine")
+    for _ in range(5):
+        before = lab.cli(*boot).out
+        lab.sh("rs2", "reboot", code=None)
+        end = time.monotonic() + 60
+        while (now := lab.cli(*boot, code=None)).code != 0 or now.out == before:
+            assert time.monotonic() < end, f"it did not come back\n{now}"
+            time.sleep(0.5)
+    assert lab.sh("rs2", "cat /root/mine") == "mine\n"
 
 
 def test_reboots(lab: LabUnderTest) -> None:

@@ -37,6 +37,9 @@ class Client:
     def version(self) -> dict[str, str]:
         return self._version
 
+    def info(self) -> dict[str, str]:
+        return {"Name": self._version.get("Name", os.uname().nodename)}
+
 
 def fails(error: Exception) -> Callable[[], Any]:
     def open_client() -> Any:
@@ -50,8 +53,38 @@ def test_an_engine_says_what_it_is() -> None:
     assert (found.version, found.kernel, found.here) == ("27.1", os.uname().release, True)
 
 
-def test_an_engine_with_another_kernel_is_elsewhere() -> None:
-    assert not engine.connect(lambda: Client(KernelVersion="6.6.12-linuxkit")).here
+@pytest.mark.parametrize(
+    ("what", "url"),
+    [
+        ({"KernelVersion": "6.6.12-linuxkit"}, "http+docker://localhost"),
+        ({"Name": "far"}, "http+docker://ssh"),
+        ({"Name": "far"}, "http+docker://localhost"),  # its socket, carried here by ssh -L
+        ({}, "tcp://far.example:2375"),
+    ],
+)
+def test_engines_elsewhere(what: dict[str, str], url: str) -> None:
+    client = Client(**what)
+    client.base_url = url
+    assert not engine.connect(lambda: client).here
+
+
+def test_where_an_engine_is_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setattr(engine, "SOCKET", tmp_path / "docker.sock")
+    config = tmp_path / "config.json"
+    for text in (None, "{", "[]", "{}", '{"currentContext": "default"}'):
+        if text is not None:
+            config.write_text(text)
+        assert not engine.likely()
+    config.write_text('{"currentContext": "far"}')
+    assert engine.likely()
+    config.unlink()
+    engine.SOCKET.touch()
+    assert engine.likely()
+    engine.SOCKET.unlink()
+    monkeypatch.setenv("DOCKER_HOST", "tcp://far.example:2375")
+    assert engine.likely()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from docker.errors import APIError
 
 from lvsfab.errors import LabError
 from lvsfab.labs import docker_console, docker_dial, docker_image, docker_kernel
@@ -106,11 +108,13 @@ def test_what_comes_of_a_pull() -> None:
 
 
 def test_what_a_kernel_has() -> None:
-    found = docker_kernel.Found("loaded ip_vs\nloadable ipip\nloadable fou\nnoise\n")
+    rr = "loadable ip_vs_rr\n"
+    found = docker_kernel.Found(f"loaded ip_vs\nloadable ipip\n{rr}loadable fou\nnoise\n")
     assert found.missing == ()
-    assert found.to_load == ("ipip", "fou")
-    assert docker_kernel.Found("").missing == ("ip_vs", "ipip")
-    assert docker_kernel.Found("loadable ip_vs").missing == ("ipip",)
+    assert found.to_load == ("ip_vs_rr", "ipip", "fou")
+    assert docker_kernel.Found("").missing == ("ip_vs", "ip_vs_rr", "ipip")
+    assert docker_kernel.Found(f"loadable ip_vs\n{rr}").missing == ("ipip",)
+    assert len(set(docker_kernel.WANTED)) == len(docker_kernel.WANTED)
 
 
 class Containers:
@@ -138,7 +142,7 @@ class Containers:
 
 
 def test_modules_that_cannot_be_loaded_are_named_with_the_line_to_type() -> None:
-    api = Containers("loadable ip_vs\nloadable ipip\n")
+    api = Containers("loadable ip_vs\nloaded ip_vs_rr\nloadable ipip\n")
     found = docker_kernel.Found(api.said)
     elsewhere = Engine(api, "27.1", "6.1-elsewhere", "http://far.example:2375")
     with pytest.raises(LabError, match="cannot be loaded through the engine") as raised:
@@ -153,7 +157,7 @@ def test_modules_that_cannot_be_loaded_are_named_with_the_line_to_type() -> None
 
 def test_what_is_loaded_needs_no_container() -> None:
     api = Containers("")
-    found = docker_kernel.Found("loaded ip_vs\nloaded ipip\n")
+    found = docker_kernel.Found("loaded ip_vs\nloaded ip_vs_rr\nloaded ipip\n")
     engine = Engine(api, "27.1", "6.1-elsewhere", "http://far.example:2375")
     assert docker_kernel.load(engine, "image", {}, found, lambda _: None) is found
     assert api.made == []
@@ -170,6 +174,44 @@ def test_what_is_loaded_needs_no_container() -> None:
 )
 def test_how_a_container_ended(state: dict[str, Any], text: str) -> None:
     assert docker_console.ended(state) == text
+
+
+@pytest.mark.parametrize(
+    ("state", "died"),
+    [
+        ({"ExitCode": 139}, True),
+        ({"ExitCode": 134}, True),
+        ({"ExitCode": 1}, True),
+        ({"ExitCode": 0}, False),
+        ({"ExitCode": 69}, False),  # docker/entrypoint: an interface is missing
+        ({"ExitCode": 74}, False),  # docker/entrypoint: no disk could be made
+        ({"ExitCode": 127, "Error": "no such file"}, False),
+        ({"ExitCode": 137, "OOMKilled": True}, False),
+    ],
+)
+def test_what_is_a_kernels_death(state: dict[str, Any], died: bool) -> None:
+    assert docker_console.kernel_died(state) is died
+
+
+class NoGate:
+    """An engine on which the gate does not run."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def exec_create(self, gate: str, *_: object, **__: object) -> None:
+        answer = requests.Response()
+        answer.status_code = self.status
+        raise APIError("error", response=answer, explanation=f"Container {gate} is not running")
+
+
+@pytest.mark.parametrize("status", [404, 409])
+def test_a_dead_gate_is_named(status: int) -> None:
+    with pytest.raises(LabError, match=r"gate, the container lvsfab\.lab, is dead") as raised:
+        docker_dial.through(Engine(NoGate(status), "27.1", "", ""), "lvsfab.lab", "100.64.10.11")
+    assert raised.value.tip == "lvsfab lab up"
+    with pytest.raises(LabError, match="the Docker engine says"):
+        docker_dial.through(Engine(NoGate(500), "27.1", "", ""), "lvsfab.lab", "100.64.10.11")
 
 
 def test_age() -> None:

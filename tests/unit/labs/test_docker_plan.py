@@ -176,12 +176,13 @@ def test_on_the_engines_kernel_only_the_hosts_own_network_can_be_set() -> None:
     for path in ("/proc/sys/kernel", "/proc/sys/vm", "/proc/sys/fs", "/proc/sysrq-trigger"):
         assert path in config["ReadonlyPaths"]
     assert not any("/proc/sys/net".startswith(path) for path in config["ReadonlyPaths"])
+    assert config["RestartPolicy"] == {"Name": "on-failure"}  # no limit: each reboot is one
 
 
 def test_tracing_needs_more() -> None:
     config = plan.host_config(128, own=False, ptrace=True)
     assert "SYS_PTRACE" in config["CapAdd"]
-    assert config["SecurityOpt"] == ["seccomp=unconfined"]
+    assert config["SecurityOpt"] == ["no-new-privileges", "seccomp=unconfined"]
 
 
 def test_archive_is_roots_and_keeps_secrets() -> None:
