@@ -6,11 +6,11 @@ Everything that can be wrong with a cluster is refused here, before any host is 
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lvsfab.cluster_keepalived import keepalived_of
 from lvsfab.errors import InputError
 from lvsfab.model import (
     Cluster,
@@ -18,7 +18,6 @@ from lvsfab.model import (
     Host,
     Inventory,
     IPAddress,
-    Keepalived,
     Network,
     Protocol,
     RealServer,
@@ -33,6 +32,10 @@ _TUNNEL_DEVICES = {  # the fallback device that each tunnel module brings, by IP
     ("gre", 6): "ip6gre0",
     ("gue", 4): "tunl0",
     ("gue", 6): "ip6tnl0",
+}
+_FLAGS = {  # ipvsadm(8), -b; what the other schedulers are told they pass over
+    Scheduler.SH: ("sh-fallback", "sh-port"),
+    Scheduler.MH: ("mh-fallback", "mh-port"),
 }
 
 
@@ -70,7 +73,8 @@ def make_cluster(
     director = directors[0]
     vip: IPAddress = parameters["vip"]
     network = _vip_network(inventory, director, vip)
-    keepalived = _keepalived(method, inventory, directors, vip, parameters)
+    for backup in directors[1:]:
+        _vip_network(inventory, backup, vip)
     nat = method is ForwardingMethod.NAT
     for host in inventory.hosts.values():
         # NAT's director may serve on an address of its own: no real server has to hold it too
@@ -82,7 +86,10 @@ def make_cluster(
     ports = _more_ports(parameters, inventory)
     if parameters.get("ops") and (parameters["protocol"] != "udp" or nat):
         raise bad("one-packet scheduling is for UDP, by DR or TUN", "ops")
+    _check_thresholds(parameters, inventory)
+    scheduler = Scheduler(parameters["scheduler"])
     real_servers = _real_servers(method, inventory, director, servers, vip, parameters)
+    keepalived = keepalived_of(method, inventory, directors, real_servers, parameters)
     tunnel = parameters.get("tunnel", "ipip")
     client = next(iter(with_role(inventory, recipe, "client")), None)
     busy = {*(host.name for host in directors), *(server.name for server in servers)}
@@ -98,8 +105,8 @@ def make_cluster(
             vip=vip,
             port=port,
             protocol=Protocol(parameters["protocol"]),
-            scheduler=Scheduler(parameters["scheduler"]),
-            flags=tuple(parameters["scheduler_flags"] or ()),
+            scheduler=scheduler,
+            flags=_flags(scheduler, parameters, inventory),
             persistence=parameters["persistence"],
             netmask=parameters["netmask"],
             ports=ports,
@@ -134,6 +141,37 @@ def _more_ports(parameters: Mapping[str, Any], inventory: Inventory) -> tuple[in
     return tuple(found)
 
 
+def _flags(
+    scheduler: Scheduler, parameters: Mapping[str, Any], inventory: Inventory
+) -> tuple[str, ...]:
+    """The scheduler's flags: each must be one of its own, others have none."""
+    known = _FLAGS.get(scheduler, ())
+    flags = tuple(parameters["scheduler_flags"] or ())
+    for flag in flags:
+        if flag not in known:
+            raise InputError(
+                f"`{flag}` is no flag of scheduler {scheduler}; it has: "
+                f"{', '.join(known) or 'none'}",
+                path=inventory.path,
+                key="scheduler_flags",
+            )
+    return flags
+
+
+def _check_thresholds(parameters: Mapping[str, Any], inventory: Inventory) -> None:
+    upper, lower = parameters.get("upper") or 0, parameters.get("lower") or 0
+    if lower and not upper:
+        raise InputError(
+            f"`lower` {lower} without `upper`: no server is ever full",
+            path=inventory.path,
+            key="lower",
+        )
+    if lower > upper:
+        raise InputError(
+            f"`lower` is above `upper` ({lower} and {upper})", path=inventory.path, key="lower"
+        )
+
+
 def _public(inventory: Inventory, recipe: str, parameters: Mapping[str, Any]) -> IPAddress | None:
     public: IPAddress | None = parameters.get("public")
     if public is None:
@@ -148,67 +186,14 @@ def _public(inventory: Inventory, recipe: str, parameters: Mapping[str, Any]) ->
         )
     if public.version != 4 or parameters["vip"].version != 4:
         raise InputError("only IPv4 is forwarded", path=inventory.path, key="public")
+    if not parameters["port"]:
+        raise InputError(
+            f"port 0 would forward every port of {public}, the router's own SSH too",
+            path=inventory.path,
+            key="public",
+            tip="name the ports: `port`, and further ones in `ports`",
+        )
     return public
-
-
-def _keepalived(
-    method: ForwardingMethod,
-    inventory: Inventory,
-    directors: tuple[Host, ...],
-    vip: IPAddress,
-    parameters: Mapping[str, Any],
-) -> Keepalived | None:
-    """None: the director's table is made by ipvsadm."""
-
-    def bad(message: str, key: str, tip: str = "") -> InputError:
-        return InputError(message, path=inventory.path, key=key, tip=tip)
-
-    if parameters.get("balancer") != "keepalived":
-        if len(directors) > 1:
-            names = ", ".join(host.name for host in directors)
-            raise bad(
-                f"directors {names} would all hold the VIP: several need keepalived",
-                "hosts",
-                "--set balancer=keepalived, or leave one of them out with `only`",
-            )
-        return None
-    for key, wrong in (
-        ("vip", "an IPv6 VIP" if vip.version == 6 else ""),
-        ("protocol", "UDP (its check is of TCP)" if parameters["protocol"] == "udp" else ""),
-        ("sorry", "a sorry server" if parameters["sorry"] else ""),
-        ("ports", "a service of several ports" if parameters.get("ports") else ""),
-        ("ops", "one-packet scheduling" if parameters.get("ops") else ""),
-        ("upper", "thresholds" if parameters.get("upper") or parameters.get("lower") else ""),
-        ("full_nat", "full NAT" if parameters.get("full_nat") else ""),
-        ("vip_on", "a VIP on another device" if parameters["vip_on"] else ""),
-        ("tunnel", "a tunnel but ipip" if parameters.get("tunnel", "ipip") != "ipip" else ""),
-    ):
-        if wrong:
-            raise bad(f"lvsfab does not set up {wrong} under keepalived", key, "balancer=ipvsadm")
-    password, gateway = parameters["vrrp_password"] or "", parameters["gateway"]
-    if not re.fullmatch(r"[A-Za-z0-9._+-]{0,8}", password):
-        raise bad("a VRRP password has at most 8 letters, digits or ._+-", "vrrp_password")
-    nat = method is ForwardingMethod.NAT
-    if nat and len(directors) > 1 and gateway is None:
-        raise bad("NAT with several directors needs the servers' gateway: `gateway`", "gateway")
-    if gateway is not None and not nat:
-        raise bad(f"{method.upper()}'s real servers answer past the director", "gateway")
-    for host in directors:
-        _vip_network(inventory, host, vip)
-        if gateway is not None and (host.interface_for(gateway) is None or host.holds(gateway)):
-            raise bad(f"{gateway} must be in a network of {host.name}, and not its own", "gateway")
-    return Keepalived(
-        gateway=gateway,
-        router_id=parameters["vrrp_id"],
-        password=password,
-        **{name: parameters[name] for name in _KEEPALIVED},
-    )
-
-
-_KEEPALIVED = (
-    "preempt", "advert", "check_every", "check_timeout", "check_retries", "check_delay", "inhibit",
-    "connection_sync",
-)  # fmt: skip
 
 
 def _vip_network(inventory: Inventory, director: Host, vip: IPAddress) -> Network:
@@ -296,7 +281,9 @@ def _real_servers(
 def _with_sorry(
     servers: tuple[RealServer, ...], sorry: str | None, inventory: Inventory
 ) -> tuple[RealServer, ...]:
-    """The sorry server has weight 1 when all others have 0, else 0."""
+    """The sorry server has weight 1 when all others have 0, else 0: as they are wanted. When they
+    die, keepalived alone sees it and brings it in.
+    """
     if not sorry:
         return servers
     if sorry not in [server.name for server in servers]:
@@ -304,7 +291,9 @@ def _with_sorry(
             f"sorry server `{sorry}` is none of the real servers", path=inventory.path, key="sorry"
         )
     needed = not any(server.weight for server in servers if server.name != sorry)
-    return tuple(replace(s, weight=int(needed)) if s.name == sorry else s for s in servers)
+    return tuple(  # without thresholds: nobody could take what is too much for it
+        replace(s, weight=int(needed), upper=0, lower=0) if s.name == sorry else s for s in servers
+    )
 
 
 def names_for(

@@ -106,11 +106,13 @@ class VirtualService:
 @dataclass(frozen=True, slots=True)
 class Keepalived:
     """What keepalived is told beyond the virtual service. `gateway`: the inside address that moves
-    with the VIP; `router_id`, `password`, `preempt`, `advert` (s) are VRRP's; the rest are those of
-    its checks (s) and what follows from them.
+    with the VIP; `sorry`: the real server that gets requests only while no other can; `router_id`,
+    `password`, `preempt`, `advert` (s) are VRRP's; the rest are those of its checks (s) and what
+    follows from them.
     """
 
     gateway: IPAddress | None = None
+    sorry: str = ""
     router_id: int = 51
     password: str = ""
     preempt: bool = False

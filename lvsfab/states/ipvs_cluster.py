@@ -48,15 +48,17 @@ class IpvsTable(Composite):
         if found.engine:
             modules.append(Module(name=f"ip_vs_pe_{found.engine}"))
         marks = _marks(cluster.service) if service.mark else ()
-        if cluster.keepalived is None:
+        keepalived = cluster.keepalived
+        if keepalived is None:
             return wanted(*modules, service, *servers, *marks)
         # the package first: it brings the directory that the configuration stands in
         return wanted(
             *modules,
+            *marks,
             Package(name="keepalived"),
-            *_let_in(cluster, cluster.keepalived),
+            *_let_in(cluster, keepalived),
             File(path=PROTOCOL_FILE, content=PROTOCOL, mode="0644"),
-            KeepalivedConfig(content=render(cluster, cluster.keepalived, context)),
+            KeepalivedConfig(content=render(cluster, keepalived, context, service, servers)),
             Service(name="keepalived", running=True, enabled=True),
         )
 

@@ -82,6 +82,11 @@ class VirtualServiceState(State, frozen=True, kw_only=True):
             return f"{'fwm6' if self.ipv6 else 'fwm'}:{self.mark}"
         return f"{self.protocol}:{endpoint(self.address, self.port)}"
 
+    @property
+    def mask(self) -> str:
+        """The netmask as it is given to programs; "" for each client."""
+        return str(self._plain("netmask"))
+
     @classmethod
     def parse(cls, key: str, output: str) -> Self | None:
         rules = parse_rules(output)
@@ -142,8 +147,7 @@ class VirtualServiceState(State, frozen=True, kw_only=True):
         argv += ["-s", want.scheduler]
         if want.persistence:
             argv += ["-p", str(want.persistence)]
-            mask = str(want._plain("netmask"))
-            argv += ["-M", mask] if mask else []
+            argv += ["-M", want.mask] if want.mask else []
         argv += ["-b", ",".join(canonical_flags(want.flags))] if want.flags else []
         argv += ["--pe", want.engine] if want.engine else []
         argv += ["-o"] if want.ops else []

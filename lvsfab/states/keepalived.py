@@ -8,7 +8,7 @@ service, and how its real servers are checked (keepalived.conf(5)).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, ClassVar, Self
@@ -16,17 +16,19 @@ from typing import Any, ClassVar, Self
 from msgspec.structs import replace
 
 from lvsfab.errors import InputError
-from lvsfab.model import Cluster, ForwardingMethod, IPAddress, Keepalived, RealServer
+from lvsfab.model import Cluster, ForwardingMethod, IPAddress, Keepalived, Protocol
 from lvsfab.session import Command, command
 from lvsfab.states.base import Change, Context, Resource
 from lvsfab.states.file import File
+from lvsfab.states.ipvs_server import RealServerState
+from lvsfab.states.ipvs_service import VirtualServiceState
 
 PATH = "/etc/keepalived/keepalived.conf"
 # how `ip address` calls the protocol of its addresses; keepalived would write it, and leave it
 PROTOCOL_FILE = "/etc/iproute2/rt_addrprotos.d/keepalived.conf"
 PROTOCOL = "18\tkeepalived\t# added by keepalived\n"
 PRIORITY = 100  # of the first director; each further one has 10 less
-_KIND = {ForwardingMethod.NAT: "NAT", ForwardingMethod.DR: "DR", ForwardingMethod.TUN: "TUN"}
+_CHECKSUM = {"no": "nocsum", "yes": "csum", "remote": "remcsum"}
 # a real server's weight, which `render` puts at the head of its block
 _WEIGHT = re.compile(r"^( *real_server (\S+) \d+ \{\n *weight )\d+", re.MULTILINE)
 
@@ -35,16 +37,28 @@ keepalived_pid() { # of the parent process, if it runs
   k_pid=$(cat /run/keepalived.pid /run/keepalived/keepalived.pid 2>/dev/null | head -n 1)
   [ -n "$k_pid" ] && kill -0 "$k_pid" 2>/dev/null && echo "$k_pid"
 }
+keepalived_refuses() { # FILE: says why. Not because all servers are drained: that it serves
+  k_said=$(keepalived -t -f "$1" 2>&1) && return 1
+  [ -z "$k_said" ] || printf '%s\n' "$k_said" |
+    grep -v -e ' exceeds total weight ' -e ' hysteresis '
+}
 keepalived_put() { # as put_file
   k_dir=$(mktemp -d) || return 1
   k_new=$k_dir/conf
   file_fill "$k_new" "$5" "$6" || { rm -rf "$k_dir"; return 1; }
-  if ! k_said=$(keepalived -t -f "$k_new" 2>&1); then
-    printf '%s\n' "$k_said"; rm -rf "$k_dir"; return 1
+  keepalived_refuses "$k_new" && { rm -rf "$k_dir"; return 1; }
+  if grep -q sorry_server "$1" 2>/dev/null && ! grep -q sorry_server "$k_new"; then
+    keepalived_not_sorry "$1"
   fi
   rm -rf "$k_dir"
   mkdir -p /run/lvsfab && : >/run/lvsfab/keepalived.pending && put_file "$@" || return 1
   keepalived_take
+}
+keepalived_not_sorry() { # a checker that is told to drop a sorry server dies (2.3.3) and starts
+  # anew, and lets weights be that the same configuration changes: so it is told of that first
+  k_pid=$(keepalived_pid) || return 0
+  sed '/sorry_server/d' "$1" >"$k_dir/before" && cat "$k_dir/before" >"$1" && kill -HUP "$k_pid"
+  nap 2
 }
 keepalived_drop() { # as drop_file; a daemon that runs goes on with what it has
   drop_file "$@" && keepalived_taken
@@ -119,8 +133,16 @@ class _Instance:
     address: IPAddress
 
 
-def render(cluster: Cluster, settings: Keepalived, context: Context) -> str:
-    """The configuration for the director that `context` is about. Pure."""
+def render(
+    cluster: Cluster,
+    settings: Keepalived,
+    context: Context,
+    service: VirtualServiceState,
+    servers: Sequence[RealServerState],
+) -> str:
+    """The configuration for the director that `context` is about; `service` and `servers` (in the
+    cluster's order) are what ipvsadm would be told in its place. Pure.
+    """
     host = context.host
     rank = cluster.directors.index(host.name)
     instances = _instances(cluster, settings, context)
@@ -139,7 +161,7 @@ def render(cluster: Cluster, settings: Keepalived, context: Context) -> str:
         lines += ["vrrp_sync_group lvsfab {", f"    group {{ {names} }}", "}"]
     for instance in instances:
         lines += _vrrp(instance, settings, rank, single=not cluster.backups)
-    return "\n".join([*lines, *_service(cluster, settings), ""])
+    return "\n".join([*lines, *_service(cluster, settings, service, servers), ""])
 
 
 def _instances(cluster: Cluster, settings: Keepalived, context: Context) -> tuple[_Instance, ...]:
@@ -172,40 +194,87 @@ def _vrrp(instance: _Instance, settings: Keepalived, rank: int, *, single: bool)
     if settings.password:
         secret = ("auth_type PASS", f"auth_pass {settings.password}")
         lines += ["    authentication {", *(f"        {line}" for line in secret), "    }"]
-    address = ip_network(instance.address)
-    lines.append(f"    virtual_ipaddress {{\n        {address} dev {instance.device}\n    }}")
+    address = f"{ip_network(instance.address)} dev {instance.device}"
+    if instance.address.version == 6:
+        address += " preferred_lft 0"  # deprecated, for the reasons that `vip` tells
+    lines.append(f"    virtual_ipaddress {{\n        {address}\n    }}")
     return [*lines, "}"]
 
 
-def _service(cluster: Cluster, settings: Keepalived) -> list[str]:
-    service = cluster.service
+def _service(
+    cluster: Cluster,
+    settings: Keepalived,
+    service: VirtualServiceState,
+    servers: Sequence[RealServerState],
+) -> list[str]:
+    mark = f"fwmark {service.mark}" if service.mark else ""
     lines = [
-        f"virtual_server {service.vip} {service.port} {{",
+        f"virtual_server {mark or f'{service.address} {service.port}'} {{",
         f"    delay_loop {settings.check_every}",
         f"    lb_algo {service.scheduler}",
-        f"    lb_kind {_KIND[cluster.method]}",
-        f"    protocol {service.protocol.upper()}",
+        f"    lb_kind {_method(servers[0])}",
     ]
+    if not mark:
+        lines.append(f"    protocol {service.protocol.upper()}")
+    elif service.ipv6:
+        lines.append("    ip_family inet6")
     lines += [f"    {flag}" for flag in service.flags]
+    lines += ["    ops"] if service.ops else []
+    if service.engine:
+        lines.append(f"    persistence_engine {service.engine}")
     if service.persistence:
         lines.append(f"    persistence_timeout {service.persistence}")
-    if service.netmask:
-        lines.append(f"    persistence_granularity {service.netmask}")
-    for server in cluster.real_servers:
-        lines += _real_server(server, settings)
+    if service.mask:
+        lines.append(f"    persistence_granularity {service.mask}")
+    for named, server in zip(cluster.real_servers, servers, strict=True):
+        if named.name == settings.sorry:
+            # in the table before it is needed, with weight 0, as where ipvsadm makes it
+            sorry = f"sorry_server {server.address} {named.port}"
+            lines += [f"    {sorry}", "    sorry_server_inhibit"]
+        else:
+            lines += _real_server(server, named.port, settings, _checks(cluster, named.port))
     return [*lines, "}"]
 
 
-def _real_server(server: RealServer, settings: Keepalived) -> list[str]:
-    return [
-        f"    real_server {server.address} {server.port} {{",
-        f"        weight {server.weight}",
-        *(["        inhibit_on_failure"] if settings.inhibit else []),
-        "        TCP_CHECK {",
-        f"            connect_timeout {settings.check_timeout}",
-        f"            retry {settings.check_retries}",
-        f"            delay_before_retry {settings.check_delay}",
-        f"            connect_port {server.port or 80}",
-        "        }",
-        "    }",
-    ]
+def _method(server: RealServerState) -> str:
+    """A forwarding method, and how TUN wraps packets: where nothing is said, as IP in IP."""
+    words = [server.method.upper()]
+    if server.tun_type != "ipip":
+        words += ["type", server.tun_type]
+        words += ["port", str(server.tun_port)] if server.tun_type == "gue" else []
+        words.append(_CHECKSUM[server.tun_checksum])
+    return " ".join(words)
+
+
+def _checks(cluster: Cluster, port: int) -> list[tuple[str, int | None]]:
+    """Checkers, each with the port it asks; all must be content. What serves UDP by DR or TUN may
+    listen at the VIP alone, which no director can ask: there the host is asked, by ping.
+    """
+    if cluster.service.protocol is Protocol.UDP:
+        nat = cluster.method is ForwardingMethod.NAT
+        return [("UDP_CHECK", port) if nat else ("PING_CHECK", None)]
+    if cluster.service.ports:
+        return [("TCP_CHECK", each) for each in cluster.service.every_port]
+    return [("TCP_CHECK", port or 80)]
+
+
+def _real_server(
+    server: RealServerState,
+    port: int,
+    settings: Keepalived,
+    checks: Sequence[tuple[str, int | None]],
+) -> list[str]:
+    lines = [f"    real_server {server.address} {port} {{", f"        weight {server.weight}"]
+    lines += [f"        uthreshold {server.upper}"] if server.upper else []
+    lines += [f"        lthreshold {server.lower}"] if server.lower else []
+    lines += ["        inhibit_on_failure"] if settings.inhibit else []
+    for checker, asked in checks:
+        lines += [
+            f"        {checker} {{",
+            f"            connect_timeout {settings.check_timeout}",
+            f"            retry {settings.check_retries}",
+            f"            delay_before_retry {settings.check_delay}",
+            *([f"            connect_port {asked}"] if asked is not None else []),
+            "        }",
+        ]
+    return [*lines, "    }"]

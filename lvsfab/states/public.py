@@ -1,4 +1,4 @@
-"""A router that forwards the port of a service at a public address to the VIP, and puts the public
+"""A router that forwards the ports of a service at a public address to the VIP, and puts the public
 address back into what the real servers answer past the director (nftables, connection tracking).
 """
 
@@ -34,12 +34,11 @@ class Public(Composite):
         if address is None:
             return ()
         service = context.cluster.service
-        to = f"{service.vip}:{service.port}" if service.port else str(service.vip)
-        port = f"{service.protocol} dport {service.port} " if service.port else ""
+        ports = ", ".join(map(str, service.every_port))
         content = f"""\
 chain prerouting {{
 	type nat hook prerouting priority -100; policy accept;
-	ip daddr {address} {port}dnat to {to}
+	ip daddr {address} {service.protocol} dport {{ {ports} }} dnat to {service.vip}
 }}"""
         return wanted(
             *(Module(name=name) for name in _MODULES),

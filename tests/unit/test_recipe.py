@@ -224,6 +224,10 @@ def test_servers_let_the_tunnel_of_every_director_in() -> None:
     assert check.removeprefix("tcp/80;from=") in both  # keepalived's
     # it is no end of a tunnel, only sends; and hears the other director
     assert let_in(found, "director2") == ["tcp/80;to=203.0.113.100", "vrrp;to=224.0.0.18"]
+    found = compiled("tun", lab, firewall="true", balancer="keepalived", ports="443")
+    assert {"tcp/80", "tcp/443"} == {k.partition(";")[0] for k in let_in(found, "rs2")[-2:]}
+    found = compiled("tun", lab, firewall="true", balancer="keepalived", protocol="udp")
+    assert let_in(found, "rs2")[-1].startswith("ping;from=")
 
 
 def test_every_host_knows_all_names() -> None:
@@ -245,6 +249,9 @@ def test_the_sorry_server_waits_until_the_others_are_drained() -> None:
 
     assert weights("rs1:1") == [1, 0]
     assert weights("rs1:0") == [0, 1]
+    cluster = compiled("nat", sorry="rs2", upper="9", lower="3").cluster
+    assert cluster is not None
+    assert [(s.upper, s.lower) for s in cluster.real_servers] == [(9, 3), (0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -272,6 +279,10 @@ def test_the_sorry_server_waits_until_the_others_are_drained() -> None:
         ("nat", {"ops": "true", "protocol": "udp"}, "one-packet scheduling is for UDP, by DR"),
         ("dr", {"ops": "true"}, "one-packet scheduling is for UDP"),
         ("dr", {"upper": "2", "lower": "3"}, "`lower` is above `upper`"),
+        ("dr", {"lower": "5"}, "`lower` 5 without `upper`"),
+        ("dr", {"scheduler": "dh", "scheduler_flags": "sh-port"}, "of scheduler dh; it has: none"),
+        ("dr", {"scheduler": "sh", "scheduler_flags": "sh-prot"}, "it has: sh-fallback, sh-port"),
+        ("dr", {"scheduler": "mh", "scheduler_flags": "sh-port"}, "it has: mh-fallback, mh-port"),
         ("nat", {"sorry": "rs9"}, "none of the real servers"),
         ("nat", {"vip_on": "eth0; reboot"}, "no interface name"),
     ],

@@ -139,6 +139,91 @@ def test_what_parameters_say() -> None:
     assert "weight 0\n" in config(nat(weights="web1:0"), "lb1")
 
 
+def lab(mode: str, **sets: str) -> str:
+    return config(compiled("lab", mode, balancer="keepalived", **sets), "director")
+
+
+def service(text: str) -> str:
+    return text[text.index("virtual_server ") :]
+
+
+def test_a_sorry_server_waits_in_the_table() -> None:
+    text = config(nat(sorry="web2"), "lb1")
+    assert "    sorry_server 10.71.12.76 15000\n    sorry_server_inhibit\n" in text
+    assert "real_server 10.71.12.76" not in text
+    assert "real_server 10.71.12.69 15000" in text
+
+
+def test_several_ports_are_a_mark_with_a_check_of_each() -> None:
+    found = nat(ports="15001")
+    assert (
+        service(config(found, "lb1")).partition("    real_server 10.71.12.76")[0]
+        == """\
+virtual_server fwmark 19542 {
+    delay_loop 6
+    lb_algo rr
+    lb_kind NAT
+    real_server 10.71.12.69 0 {
+        weight 100
+        TCP_CHECK {
+            connect_timeout 3
+            retry 3
+            delay_before_retry 3
+            connect_port 15000
+        }
+        TCP_CHECK {
+            connect_timeout 3
+            retry 3
+            delay_before_retry 3
+            connect_port 15001
+        }
+    }
+"""
+    )
+    kinds = [r.type.kind for r in found.resources("lb2")]
+    assert kinds.index("nft") < kinds.index("keepalived")  # packets are marked by either director
+
+
+@pytest.mark.parametrize(
+    ("mode", "sets", "lines"),
+    [
+        ("tun", {}, ["lb_kind TUN", "protocol TCP"]),
+        ("tun", {"tunnel": "gue"}, ["lb_kind TUN type gue port 6080 nocsum"]),
+        ("tun", {"tunnel": "gre"}, ["lb_kind TUN type gre nocsum"]),
+        ("dr", {"upper": "9", "lower": "3"}, ["    uthreshold 9", "    lthreshold 3"]),
+        (
+            "nat",
+            {"protocol": "udp"},
+            ["protocol UDP", "    UDP_CHECK {", "        connect_port 80"],
+        ),
+        ("dr", {"protocol": "udp", "ops": "yes"}, ["protocol UDP", "ops", "    PING_CHECK {"]),
+        ("dr", {"scheduler": "sh", "scheduler_flags": "sh-port"}, ["lb_algo sh", "sh-port"]),
+        (
+            "dr",
+            {"persistence": "60", "netmask": "24"},
+            ["persistence_timeout 60", "persistence_granularity 255.255.255.0"],
+        ),
+        (
+            "dr",
+            {"vip": "fd00:10::100", "ports": "443"},
+            ["ip_family inet6", "    fd00:10::100/128 dev eth1 preferred_lft 0"],
+        ),
+    ],
+)
+def test_whatever_ipvsadm_can_be_told(mode: str, sets: dict[str, str], lines: list[str]) -> None:
+    text = lab(mode, **sets)
+    for line in lines:
+        assert f"    {line}\n" in text
+
+
+def test_what_a_service_is_not_asked_to_have_is_not_said() -> None:
+    text = lab("dr")
+    for word in ("ops", "threshold", "sorry", "fwmark", "ip_family", "type", "persistence"):
+        assert word not in text
+    assert "connect_port" not in lab("dr", protocol="udp")  # a ping has none
+    assert "protocol" not in lab("dr", ports="443")  # keepalived refuses it beside a mark
+
+
 def test_the_gateway_of_the_servers_moves_with_the_vip() -> None:
     routes = [r for r in nat().resources("web1") if r.type.kind == "route"]
     assert [getattr(r.state, "via", "") for r in routes] == ["10.71.12.1"]
@@ -148,7 +233,7 @@ def test_the_gateway_of_the_servers_moves_with_the_vip() -> None:
 def test_the_router_forwards_the_public_port() -> None:
     (table,) = [r for r in dr().resources("router") if r.type.kind == "nft"]
     text = str(getattr(table.state, "content", ""))
-    assert "ip daddr 211.83.113.119 tcp dport 80 dnat to 192.168.1.169:80" in text
+    assert "ip daddr 211.83.113.119 tcp dport { 80 } dnat to 192.168.1.169\n" in text
     assert str(getattr(dr().cluster, "asked", "")) == "211.83.113.119"
 
 
@@ -160,8 +245,9 @@ def test_the_router_forwards_the_public_port() -> None:
         ({"gateway": "10.71.12.2"}, "not its own"),
         ({"vrrp_password": "longer than 8"}, "at most 8"),
         ({"vrrp_password": "x\n}"}, "one line"),
-        ({"protocol": "udp"}, "UDP"),
-        ({"sorry": "web1"}, "a sorry server"),
+        ({"vip_on": "bond0"}, "on the device in its network alone"),
+        ({"gateway": "fd00::1"}, "no way back for the answers of 203.0.113.100"),
+        ({"weights": "web1:0", "sorry": "web2"}, "takes drained ones out"),
     ],
 )
 def test_what_is_refused(sets: dict[str, str], wrong: str) -> None:
@@ -174,11 +260,25 @@ def test_a_public_address_is_the_routers() -> None:
         dr(public="211.83.113.10")
 
 
+def test_vrrp_of_ipv6_has_no_password() -> None:
+    with pytest.raises(InputError, match="knows no password"):
+        lab("dr", vip="fd00:10::100", vrrp_password="x")  # noqa: S106
+
+
+def test_a_public_address_forwards_every_port_of_the_service_and_no_other() -> None:
+    (table,) = [r for r in dr(ports="443").resources("router") if r.type.kind == "nft"]
+    text = str(getattr(table.state, "content", ""))
+    assert "ip daddr 211.83.113.119 tcp dport { 80, 443 } dnat to 192.168.1.169\n" in text
+    with pytest.raises(InputError, match="the router's own SSH too"):
+        dr(port="0", persistence="60")
+
+
 def test_it_is_checked_before_it_is_put_in_place() -> None:
     assert said(OLD, OLD, KeepalivedConfig, PATH) == []
     (line,) = said(OLD, NEW, KeepalivedConfig, PATH)
     assert line.startswith(f"keepalived_put {PATH} 0644 root root text ")
-    assert "keepalived -t -f" in _helper("keepalived_put").partition("put_file")[0]
+    assert "keepalived_refuses" in _helper("keepalived_put").partition("put_file")[0]
+    assert "keepalived -t -f" in _helper("keepalived_refuses")
     (line,) = said(NEW, ABSENT, KeepalivedConfig, PATH)
     assert line == f"keepalived_drop {PATH}"
 
