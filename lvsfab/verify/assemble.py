@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from lvsfab.model import Cluster, IPAddress, Protocol
 from lvsfab.session import Record
+from lvsfab.verify.case import Case
+from lvsfab.verify.law import Load
 from lvsfab.verify.observe import printable, snapshot
 from lvsfab.verify.observe_client import parse_batch, parse_capture, parse_probes, parse_transfers
-from lvsfab.verify.values import Observation, Transfer
+from lvsfab.verify.values import Batch, Observation, Transfer
 
 Records = Mapping[str, Record]
 
@@ -21,17 +23,18 @@ def observation(
     *,
     observers: tuple[str, ...],
     held: bool = False,
-    sizes: bool = True,
+    no_sizes: str = "",
     sources: tuple[IPAddress, ...] = (),
 ) -> tuple[Observation, float]:
     """What was seen, and the seconds that the batch took. `before` and `after` by host, `batch`
-    the client's; `observers` are the hosts that captured; `sources` as in Observation.
+    the client's; `observers` are the hosts that captured; `no_sizes` says why there are no sized
+    requests; `sources` as in Observation.
     """
     names = frozenset(server.name for server in cluster.real_servers)
     requests, took = parse_batch(batch.get("batch"), names, held=held)
     transfers: tuple[Transfer, ...] = ()
-    trouble = "left out as asked"
-    if sizes and cluster.service.protocol is Protocol.TCP:
+    trouble = no_sizes
+    if not no_sizes and cluster.service.protocol is Protocol.TCP:
         transfers, trouble = parse_transfers(batch.get("transfers"))
     said = before[cluster.director].get("marks")
     how = marked(said)
@@ -50,6 +53,13 @@ def observation(
         marks_problem="" if said is None or how else printable(said.output.strip()),
     )
     return seen, took
+
+
+def loads(cluster: Cluster, before: Mapping[str, Records]) -> Mapping[str, Load]:
+    """The servers' connections as the director listed them."""
+    name = cluster.director
+    found = snapshot(name, before[name], cluster)
+    return Case(cluster, Observation({name: found}, {}, Batch())).load
 
 
 def ports_to_follow(cluster: Cluster, batch: Records) -> tuple[int, ...]:

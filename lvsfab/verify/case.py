@@ -9,8 +9,8 @@ from functools import cached_property
 
 from lvsfab.model import Cluster, ForwardingMethod, IPAddress, RealServer
 from lvsfab.verify.ipvsadm import Counters, ServiceEntry, Table
+from lvsfab.verify.law import Load
 from lvsfab.verify.marks import test_port
-from lvsfab.verify.oracles import Load
 from lvsfab.verify.values import Observation, Snapshot
 
 # curl's account of a request is written when the next one has ended: when it is killed, that one,
@@ -92,7 +92,13 @@ class Case:
     @cached_property
     def load(self) -> Mapping[str, Load]:
         """The servers' connections before the batch."""
-        entry = self._service(self._before(self.cluster.director).table)
+        return self._load(self._service(self._before(self.cluster.director).table))
+
+    @cached_property
+    def load_after(self) -> Mapping[str, Load]:
+        return self._load(self._service(self.after(self.cluster.director).table))
+
+    def _load(self, entry: ServiceEntry | None) -> Mapping[str, Load]:
         found = {}
         for server in self.cluster.real_servers:
             own = entry.server(server.address, server.port) if entry else None

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 
 from lvsfab.model import Protocol
-from lvsfab.verify import oracles
 from lvsfab.verify.case import Case
 from lvsfab.verify.checks_servers import outcome
+from lvsfab.verify.law import Law
 from lvsfab.verify.verdict import Check, Status
 
 OUTER = {"ipip": 20, "gre": 24, "gue": 32}  # bytes before the inner IPv4 packet
 
 
-def checks(case: Case, law: oracles.Law) -> Iterator[Check]:
+def checks(case: Case, law: Law) -> Iterator[Check]:
     yield answers(case)
     yield connections(case)
     yield counts(case)

@@ -23,7 +23,8 @@ def apart(case: Case, server: RealServer) -> Check:
     id_, title = f"server:{server.name}", f"{server.name} answers what it is given"
     answered, lost = case.answered[server.name], case.lost[server.name]
     counted = case.given.get(server.name)
-    if case.seen.batch.problem:
+    probe = next((p for p in case.seen.probes if p.server == server.name), None)
+    if case.seen.batch.problem and probe is None:
         return Check(id_, title, Status.UNCHECKED, case.seen.batch.problem)
     if lost > 0:
         why = _strange_answer(case) or diagnose.reason(case, server)
@@ -37,7 +38,6 @@ def apart(case: Case, server: RealServer) -> Check:
         )
     if answered:
         return Check(id_, title, Status.PASS, f"it answered all {answered} requests given to it")
-    probe = next((p for p in case.seen.probes if p.server == server.name), None)
     if probe is not None:
         return _probed(case, server, probe, id_, title)
     if counted is None:

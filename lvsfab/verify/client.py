@@ -143,7 +143,8 @@ def batch_script(
 ) -> str:
     """Phase 2. `transfers`: sized requests of each kind (one per real server; 0: none);
     `held`: all connections are open at once; `marks`: servers to be asked one by one; `rate`:
-    requests a second, at most; `sources`: addresses that take turns in sending.
+    requests a second, at most; `sources`: addresses that take turns in sending. No `requests`:
+    the probes alone.
     """
     vip, port = cluster.asked, test_port(cluster)
     base = f"http://[{vip}]:{port}" if vip.version == 6 else f"http://{vip}:{port}"
@@ -156,7 +157,9 @@ def batch_script(
         send = f"lv_perl {' '.join(map(str, words))}"
     else:
         send = f"lv_curl {f'--rate {rate}/s ' if rate else ''}'{base}/?[1-{requests}]'"
-    lines = [_functions(token, _limit(requests, rate)), f"rec batch lv_batch {send}"]
+    lines = [_functions(token, _limit(requests, rate))]
+    if requests:
+        lines.append(f"rec batch lv_batch {send}")
     if transfers and not udp:
         lines.append(_transfers(base, transfers))
     lines += [_probe(mark, base, vip, port, udp=udp) for mark in marks]

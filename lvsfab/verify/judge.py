@@ -11,8 +11,9 @@ from collections import Counter
 from dataclasses import replace
 
 from lvsfab.model import Cluster
-from lvsfab.verify import checks_director, checks_path, checks_proof, checks_servers, oracles
+from lvsfab.verify import checks_director, checks_path, checks_proof, checks_servers, room
 from lvsfab.verify.case import Case
+from lvsfab.verify.law import Law
 from lvsfab.verify.values import Observation
 from lvsfab.verify.verdict import Check, ServerRow, Status, Verdict, overall
 
@@ -23,11 +24,12 @@ def judge(
     cluster: Cluster, seen: Observation, *, seconds: float = 0.0, batch_seconds: float = 0.0
 ) -> Verdict:
     case = Case(cluster, seen)
-    law = oracles.judge(
+    law = room.judge(
         cluster.service,
         cluster.real_servers,
         case.fresh,
         case.load,
+        case.load_after,
         foreign=case.foreign,
         senders=case.senders,
     )
@@ -81,7 +83,7 @@ def _readable(case: Case) -> tuple[Check, ...]:
     return (Check("readable", title, Status.UNCHECKED, fact[:2000]),)
 
 
-def _rows(case: Case, law: oracles.Law) -> tuple[ServerRow, ...]:
+def _rows(case: Case, law: Law) -> tuple[ServerRow, ...]:
     rows = []
     # a request that followed an old connection went where that one is: expected there
     old = case.answered - Counter(name for name in case.fresh if name is not None)

@@ -7,9 +7,8 @@ Source: net/netfilter/ipvs/ip_vs_{rr,wrr,lc,wlc,sed,nq,ovf,fo,sh,mh,dh,lblc,lblc
   connections held open at once. Ties may go to either server.
 - sh, mh hash the client's address: each client keeps its server, and many clients spread over the
   servers by weight (`-port`: its port too, so one client meets several; `-fallback`: clients of a
-  drained server get another, where they would else be refused); dh the VIP, lblc and lblcr stay
-  with the VIP's server while it is not overloaded; fo takes the highest weight; persistence comes
-  before any of them.
+  drained server get another, where they would else be refused); dh hashes the VIP; fo takes the
+  highest weight; persistence comes before any of them. lblc and lblcr: locality.py.
 """
 
 from __future__ import annotations
@@ -17,43 +16,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from ipaddress import ip_network
 
 from lvsfab.model import IPAddress, Protocol, RealServer, Scheduler, VirtualService
-from lvsfab.verify import chi_squared
+from lvsfab.verify import chi_squared, locality
+from lvsfab.verify.law import Law, Load
 from lvsfab.verify.verdict import Status
 
-HELD = {Scheduler.LC, Scheduler.WLC, Scheduler.SED, Scheduler.NQ, Scheduler.OVF}
+HELD = {Scheduler.LC, Scheduler.WLC, Scheduler.SED, Scheduler.NQ, Scheduler.OVF} | locality.KEEPS
 _ONE = {
     Scheduler.SH: "sh takes the server from the client's address",
     Scheduler.MH: "mh takes the server from the client's address",
     Scheduler.DH: "dh takes the server from the VIP",
-    Scheduler.LBLC: "lblc stays with one server per VIP",
-    Scheduler.LBLCR: "lblcr stays with one server per VIP",
 }
 _BY_CLIENT = {Scheduler.SH, Scheduler.MH}
 MAX_HELD = 200  # connections open at once: each costs the client a descriptor, a server a slot
 LONGEST_CYCLE = 10_000  # requests; a longer cycle is not rounded up to
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """A server's connections in the director's table before the batch."""
-
-    active: int = 0
-    inactive: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """What the scheduler gives each server (None: no law per server), and whether it did so."""
-
-    status: Status
-    fact: str
-    expected: Mapping[str, int] | None = None
-    advice: str = ""
 
 
 def needs_held(service: VirtualService) -> bool:
@@ -89,12 +68,16 @@ def cycle(service: VirtualService, servers: Sequence[RealServer]) -> dict[str, i
 
 
 def requests_for(
-    service: VirtualService, servers: Sequence[RealServer], asked: int, active: int = 0
+    service: VirtualService,
+    servers: Sequence[RealServer],
+    asked: int,
+    before: Mapping[str, Load] | None = None,
 ) -> int:
     """How many requests to send for `asked`: whole cycles, and no more than can be held."""
     if needs_held(service):
         most = MAX_HELD
         if service.scheduler is Scheduler.OVF:  # beyond this it has no server left to give
+            active = sum(load.active for load in (before or {}).values())
             room = sum(s.weight + 1 for s in servers if s.weight > 0) - active
             most = max(1, min(most, room))
         return min(asked, most)
@@ -141,6 +124,8 @@ def judge(
         return _cyclic(service, live, answers, counts, shown, foreign)
     if by_port(service):
         return _spread(live, counts, shown)
+    if service.scheduler in locality.KEEPS:
+        return locality.judge(service, live, answers, counts, before, foreign)
     return _least(service, live, answers, counts, before, foreign)
 
 
@@ -334,11 +319,12 @@ def expected_held(
     seen to have got more, because the order of the kernel's list cannot be read.
     """
     active = {s.name: before.get(s.name, Load()).active for s in live}
+    inactive = {s.name: before.get(s.name, Load()).inactive for s in live}
     given = dict.fromkeys(active, 0)
 
     def rank(server: RealServer) -> tuple[Fraction, int]:
         now = active[server.name]
-        cost = _cost(service, server, now, before.get(server.name, Load()).inactive)
+        cost = _cost(service, server, now, inactive[server.name])
         if service.scheduler is Scheduler.NQ and now == 0:
             cost = Fraction(-1)  # an idle server is taken at once
         if service.scheduler is Scheduler.OVF:
@@ -346,8 +332,9 @@ def expected_held(
         return cost, given[server.name] - seen.get(server.name, 0)
 
     for _ in range(number):
-        able = [s for s in live if service.scheduler is not Scheduler.OVF]
-        able = able or [s for s in live if active[s.name] <= s.weight]
+        able = [s for s in live if not s.upper or active[s.name] + inactive[s.name] < s.upper]
+        if service.scheduler is Scheduler.OVF:
+            able = [s for s in able if active[s.name] <= s.weight]
         if not able:
             break
         taken = min(able, key=rank)

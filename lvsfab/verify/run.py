@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,19 +13,21 @@ import tenacity
 from lvsfab.errors import CommandError, InputError, UnreachableError
 from lvsfab.model import Cluster, Inventory, IPAddress, IPNetwork, Protocol
 from lvsfab.session import Record, Shell, by_id
-from lvsfab.verify import assemble, directors, oracles, scripts, sources
+from lvsfab.verify import assemble, directors, oracles, room, scripts, sources
 from lvsfab.verify import client as requests_of
 from lvsfab.verify import watch as watching
 from lvsfab.verify.assemble import Records
 from lvsfab.verify.directors import Director
 from lvsfab.verify.judge import judge
 from lvsfab.verify.marks import mark_plans
+from lvsfab.verify.values import Batch
 from lvsfab.verify.verdict import Verdict
 from lvsfab.verify.watch import Watched
 
 PHASE_TIMEOUT = 60.0  # s for one host to say what it sees
 MAX_TRANSFERS = 16  # sized requests of each kind: one per real server
 MAX_PARALLEL = 32
+_NO_ROOM = "the servers' thresholds leave no room for larger ones too"
 SETTLE = 15.0  # s for VRRP to have chosen: three advertisements and a bit
 
 Progress = Callable[[str], None]
@@ -43,7 +45,8 @@ def verify(
     progress: Progress = lambda line: None,
 ) -> Verdict:
     """Prove `cluster` by `requests` requests from its client (rounded up to whole cycles of rr
-    and wrr; at most MAX_HELD for schedulers that need held connections), at most `rate` a second.
+    and wrr; at most MAX_HELD for schedulers that need held connections, and what the servers'
+    thresholds leave room for), at most `rate` a second.
 
     `pool`: addresses that are free and lead to the client, for it to send from in turns; without
     one a lab's client takes a piece of its network where the scheduler's law needs many clients.
@@ -56,27 +59,18 @@ def verify(
         raise InputError(f"{requests} requests prove nothing", key="requests")
     began = time.monotonic()
     client = _client(cluster, inventory)
-    found: tuple[Director, ...] = ()
-    if cluster.keepalived is not None:
-        progress(f"asking {', '.join(cluster.directors)} who is active")
-        found = look_at_directors(cluster, shells, wait=SETTLE)
-        network = cluster.vip_network or ""
-        facing = [n for n, host in inventory.hosts.items() if host.interface_on(network)]
-        cluster = directors.arranged(cluster, found, facing)
+    cluster, found = _arranged(cluster, inventory, shells, progress)
     hosts = _hosts(cluster, shells)
     devices = _observers(cluster, inventory, hosts)
     held = oracles.needs_held(cluster.service) and cluster.service.protocol is Protocol.TCP
-    number = oracles.requests_for(cluster.service, cluster.real_servers, requests)
+    most = oracles.requests_for(cluster.service, cluster.real_servers, requests)
     if pool is None and sources.wanted(cluster.service):
         pool = sources.free_piece(inventory, cluster.client or "", cluster.service.vip.version)
-    senders = sources.addresses(pool, number) if pool is not None else ()
+    senders = sources.addresses(pool, most) if pool is not None else ()
     live = tuple(server for server in cluster.real_servers if server.weight > 0)
-    left_out = _some_left_out(cluster, number)
-    if len(senders) > len(live) and sources.spread_out(cluster.service):
-        left_out = False
-    marks = mark_plans(live) if len(live) > 1 and left_out else ()
+    marks = mark_plans(live) if _some_left_out(cluster, most, senders) else ()
     each = min(len(live), MAX_TRANSFERS) if sizes else 0
-    limit = requests_of.batch_timeout(number, 6 * each, len(marks), rate)
+    limit = requests_of.batch_timeout(most, 6 * each, len(marks), rate)
     life = int(limit + 2 * PHASE_TIMEOUT)
 
     def on_all(make: Callable[[str], str]) -> dict[str, Records]:
@@ -101,14 +95,16 @@ def verify(
     probed = marks
     if not assemble.marked(before[cluster.director].get("marks")):
         probed = ()  # unmarked, a probe would only be one more request
-    taken = before[cluster.client or ""].get("sources")
-    if pool is not None and (taken is None or taken.status):
-        raise InputError(
-            f"{cluster.client} cannot send from {pool}: {taken.output if taken else 'no answer'}",
-            key="--sources",
-        )
+    _must_be_taken(cluster, pool, before[cluster.client or ""].get("sources"))
+    loads = assemble.loads(cluster, before)
+    number, with_sizes = room.requests_for(
+        cluster.service, cluster.real_servers, requests, loads, 6 * each
+    )
+    if pool is not None:
+        senders = sources.addresses(pool, number)
     among = f" (from {len(senders)} addresses)" if senders else ""
-    progress(f"{number} requests from {cluster.client} to {cluster.asked}{among}")
+    fit = ", for no more fit below the servers' thresholds" if number < most else ""
+    progress(f"{number} requests from {cluster.client} to {cluster.asked}{among}{fit}")
     token = secrets.token_hex(6)
     batch_records = _ask(
         shells[cluster.client or ""],
@@ -117,7 +113,7 @@ def verify(
             number,
             token,
             held=held,
-            transfers=each,
+            transfers=each if with_sizes else 0,
             marks=probed,
             rate=rate,
             sources=senders,
@@ -143,10 +139,13 @@ def verify(
         after,
         observers=tuple(devices),
         held=held,
-        sizes=sizes,
+        no_sizes="" if sizes and with_sizes else _NO_ROOM if sizes else "left out as asked",
         sources=senders,
     )
     seen = replace(seen, directors=found)
+    if not number:
+        full = f"no server is sure to take a connection: {room.shown(live, loads)} (`upper`)"
+        seen = replace(seen, batch=Batch(held=held, problem=full))
     return judge(cluster, seen, seconds=time.monotonic() - began, batch_seconds=took)
 
 
@@ -207,9 +206,35 @@ def look_at_directors(
     return retrying(look)
 
 
-def _some_left_out(cluster: Cluster, number: int) -> bool:
-    """Whether one client's requests need not meet every server."""
+def _arranged(
+    cluster: Cluster, inventory: Inventory, shells: Mapping[str, Shell], progress: Progress
+) -> tuple[Cluster, tuple[Director, ...]]:
+    """The cluster with the director that is active, and what each of several does."""
+    if cluster.keepalived is None:
+        return cluster, ()
+    progress(f"asking {', '.join(cluster.directors)} who is active")
+    found = look_at_directors(cluster, shells, wait=SETTLE)
+    network = cluster.vip_network or ""
+    facing = [n for n, host in inventory.hosts.items() if host.interface_on(network)]
+    return directors.arranged(cluster, found, facing), found
+
+
+def _must_be_taken(cluster: Cluster, pool: IPNetwork | None, taken: Record | None) -> None:
+    if pool is not None and (taken is None or taken.status):
+        raise InputError(
+            f"{cluster.client} cannot send from {pool}: {taken.output if taken else 'no answer'}",
+            key="--sources",
+        )
+
+
+def _some_left_out(cluster: Cluster, number: int, senders: Sequence[IPAddress]) -> bool:
+    """Whether the client's requests need not meet every server."""
     service, servers = cluster.service, cluster.real_servers
+    live = [server for server in servers if server.weight > 0]
+    if room.limited(live):  # a full server answers none but its own probe
+        return True
+    if len(live) < 2 or (len(senders) > len(live) and sources.spread_out(service)):
+        return False
     if oracles.one_server(service) or oracles.needs_held(service) or oracles.by_port(service):
         return True
     return number < sum(oracles.cycle(service, servers).values())

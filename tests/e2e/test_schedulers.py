@@ -12,11 +12,12 @@ from tests.e2e.conftest import LabUnderTest
 pytestmark = pytest.mark.lab
 
 # How many of the three servers (weights 3, 2, 1) meet new clients.
-MET = {"fo": 1, "dh": 1, "lblc": 1, "lblcr": 1}
+MET = {"fo": 1, "dh": 1}
+HELD = {"lc", "wlc", "sed", "nq", "ovf", "lblc", "lblcr"}
 
 
 def test_each_scheduler_keeps_its_law(clean: LabUnderTest) -> None:
-    """Held connections for lc, wlc, sed, nq, ovf; many clients for sh, mh, dh, lblc, lblcr, fo."""
+    """Many clients for sh, mh, dh, fo."""
     for scheduler in Scheduler:
         verdict = clean.cli("up", "tun", "--json", "--set", f"scheduler={scheduler}", "--set",
                             "weights=rs1:3,rs2:2,rs3:1", code=None).json  # fmt: skip
@@ -25,9 +26,29 @@ def test_each_scheduler_keeps_its_law(clean: LabUnderTest) -> None:
         assert verdict["status"] == "pass", (str(scheduler), failed or verdict)
         met = [server["name"] for server in verdict["servers"] if server["answered"]]
         assert len(met) == MET.get(scheduler, 3), (scheduler, law)
-        assert verdict["held"] == (scheduler in ("lc", "wlc", "sed", "nq", "ovf"))
+        assert verdict["held"] == (scheduler in HELD)
     clean.cli("down")
     clean.left_nothing()
+
+
+def test_lblc_and_lblcr_leave_a_server_that_has_more_than_its_weight(clean: LabUnderTest) -> None:
+    """60 held connections, weights 3, 2, 1: lblc leaves each server once and stays with the last;
+    the set of lblcr grows to all three, and the least loaded of them is taken. dh never leaves.
+    """
+    weights = {"rs1": 3, "rs2": 2, "rs3": 1}
+
+    def given(scheduler: str) -> dict[str, int]:
+        verdict = clean.cli("up", "tun", "--json", "--set", f"scheduler={scheduler}", "--set",
+                            "weights=rs1:3,rs2:2,rs3:1").json  # fmt: skip
+        assert verdict["status"] == "pass"
+        return {server["name"]: server["answered"] for server in verdict["servers"]}
+
+    lblc = given("lblc")
+    last = max(lblc, key=lambda name: lblc[name])
+    left = {name: number for name, number in lblc.items() if name != last}
+    assert left == {name: weights[name] + 1 for name in left}
+    assert given("lblcr") == {"rs1": 30, "rs2": 20, "rs3": 10}
+    clean.cli("down")
 
 
 @pytest.mark.parametrize("scheduler", ["sh", "mh"])

@@ -67,6 +67,45 @@ def test_a_server_at_its_threshold_gets_no_more(clean: LabUnderTest) -> None:
     assert clean.sh("client", fifth) == "0"
 
 
+# One connection after the other: who is let in, and who is refused, at 3 connections and below 2.
+TURNS = f"""perl -MIO::Socket::INET -e '
+  sub new {{ IO::Socket::INET->new(PeerAddr => "{VIP}:80", Timeout => 3) }}
+  sub said {{ print $_[0], defined $_[1] ? " in" : " refused", "\n" }}
+  my @held = map {{ new() }} 1..3; said("third", $held[2]);
+  said("fourth", new());
+  close shift @held; sleep 5; said("with two left", new());
+  close shift @held; sleep 5; my $again = new(); said("with one left", $again);'"""
+
+
+def test_verify_sends_no_more_than_the_thresholds_let_in(clean: LabUnderTest) -> None:
+    limits = ("--set", "upper=20", "--set", "lower=10")
+    verdict = clean.cli("up", "dr", "--json", *limits).json
+    assert verdict["status"] == "pass"
+    assert [server["answered"] for server in verdict["servers"]] == [14, 14]  # and 6 sized each
+    # closed ones count for two minutes: none is let in, and none is sent
+    full = clean.cli("verify", "--json", code=3).json
+    assert full["status"] == "unchecked"
+    assert full["requests"] == 0
+    facts = {check["id"]: check["fact"] for check in full["checks"]}
+    assert "rs1 20 of 20, rs2 20 of 20" in facts["answers"]
+    assert "singled out by a firewall mark" in facts["server:rs1"]
+    clean.cli("down")
+    verdict = clean.cli("up", "dr", "--json", *limits, "--set", "scheduler=wlc").json
+    assert (verdict["status"], verdict["held"]) == ("pass", True)
+    assert [server["answered"] for server in verdict["servers"]] == [14, 14]
+
+
+def test_a_full_server_waits_until_it_is_below_lower(clean: LabUnderTest) -> None:
+    clean.cli("up", "dr", "--no-verify", "--set", "weights=rs2:0", "--set", "upper=3",
+              "--set", "lower=2")  # fmt: skip
+    clean.sh("director", "ipvsadm --set 0 2 0")  # s that a closed connection still counts
+    said = clean.sh("client", TURNS)
+    clean.sh("director", "ipvsadm --set 0 120 0")
+    assert said.splitlines() == [
+        "third in", "fourth refused", "with two left refused", "with one left in",
+    ]  # fmt: skip
+
+
 def test_verify_names_each_thing_that_is_not_the_recipes(clean: LabUnderTest) -> None:
     """Clients see nothing of it: servers take ipip out by the same device as gue."""
     clean.cli("up", "tun", "--no-verify", "--set", "tunnel=gue", "--set", "persistence=300")
