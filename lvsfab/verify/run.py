@@ -49,7 +49,8 @@ def verify(
     thresholds leave room for), at most `rate` a second.
 
     `pool`: addresses that are free and lead to the client, for it to send from in turns; without
-    one a lab's client takes a piece of its network where the scheduler's law needs many clients.
+    one a lab's client takes pieces of its network where the scheduler's law needs many clients; a
+    hash of the client's address is asked by some 200.
 
     `shells`: an open shell for each of director, client, real servers, observers. `progress`
     gets one line per phase. InputError when a host that is needed has no shell;
@@ -63,10 +64,12 @@ def verify(
     hosts = _hosts(cluster, shells)
     devices = _observers(cluster, inventory, hosts)
     held = oracles.needs_held(cluster.service) and cluster.service.protocol is Protocol.TCP
-    most = oracles.requests_for(cluster.service, cluster.real_servers, requests)
+    pieces: tuple[IPNetwork, ...] = (pool,) if pool is not None else ()
     if pool is None and sources.wanted(cluster.service):
-        pool = sources.free_piece(inventory, cluster.client or "", cluster.service.vip.version)
-    senders = sources.addresses(pool, most) if pool is not None else ()
+        pieces = sources.free_pieces(inventory, cluster.client or "", cluster.service)
+    requests = sources.requests_for(cluster.service, pieces, requests)
+    most = oracles.requests_for(cluster.service, cluster.real_servers, requests)
+    senders = sources.addresses(cluster.service, pieces, most)
     live = tuple(server for server in cluster.real_servers if server.weight > 0)
     marks = mark_plans(live) if _some_left_out(cluster, most, senders) else ()
     each = min(len(live), MAX_TRANSFERS) if sizes else 0
@@ -74,9 +77,10 @@ def verify(
     life = int(limit + 2 * PHASE_TIMEOUT)
 
     def on_all(make: Callable[[str], str]) -> dict[str, Records]:
-        with ThreadPoolExecutor(MAX_PARALLEL, thread_name_prefix="verify") as pool:
+        with ThreadPoolExecutor(MAX_PARALLEL, thread_name_prefix="verify") as threads:
             tasks = {
-                host: pool.submit(_ask, shells[host], make(host), PHASE_TIMEOUT) for host in hosts
+                host: threads.submit(_ask, shells[host], make(host), PHASE_TIMEOUT)
+                for host in hosts
             }
             return {host: task.result() for host, task in tasks.items()}
 
@@ -88,20 +92,19 @@ def verify(
             client=client,
             observe_on=devices.get(host, ""),
             marks=marks,
-            pool=pool,
+            pool=pieces,
             life=life,
         )
     )
     probed = marks
     if not assemble.marked(before[cluster.director].get("marks")):
         probed = ()  # unmarked, a probe would only be one more request
-    _must_be_taken(cluster, pool, before[cluster.client or ""].get("sources"))
+    _must_be_taken(cluster, pieces, before[cluster.client or ""].get("sources"))
     loads = assemble.loads(cluster, before)
     number, with_sizes = room.requests_for(
         cluster.service, cluster.real_servers, requests, loads, 6 * each
     )
-    if pool is not None:
-        senders = sources.addresses(pool, number)
+    senders = sources.addresses(cluster.service, pieces, number)
     among = f" (from {len(senders)} addresses)" if senders else ""
     fit = ", for no more fit below the servers' thresholds" if number < most else ""
     progress(f"{number} requests from {cluster.client} to {cluster.asked}{among}{fit}")
@@ -219,10 +222,11 @@ def _arranged(
     return directors.arranged(cluster, found, facing), found
 
 
-def _must_be_taken(cluster: Cluster, pool: IPNetwork | None, taken: Record | None) -> None:
-    if pool is not None and (taken is None or taken.status):
+def _must_be_taken(cluster: Cluster, pool: Sequence[IPNetwork], taken: Record | None) -> None:
+    if pool and (taken is None or taken.status):
+        said = taken.output if taken else "no answer"
         raise InputError(
-            f"{cluster.client} cannot send from {pool}: {taken.output if taken else 'no answer'}",
+            f"{cluster.client} cannot send from {', '.join(map(str, pool))}: {said}",
             key="--sources",
         )
 

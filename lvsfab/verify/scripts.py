@@ -160,7 +160,7 @@ def before_script(
     client: IPAddress | None,
     observe_on: str = "",
     marks: Sequence[MarkPlan] = (),
-    pool: IPNetwork | None = None,
+    pool: Sequence[IPNetwork] = (),
     life: int,
 ) -> str:
     """Phase 1 on one host. `client` is the client's address, `observe_on` the device by which
@@ -177,7 +177,7 @@ def before_script(
         lines.append(_forget_gateway(cluster, client))
     if observe_on:
         lines.append(capture_on(cluster, observe_on, life))
-    if host == cluster.client and pool is not None:
+    if host == cluster.client and pool:
         lines.append(sources_on(pool, life))
     return "\n".join(lines)
 

@@ -1,20 +1,25 @@
 """Requests from many client addresses: what a hash of the source or persistence does shows only so.
 
-The client takes a free piece of its own network for the time of the test by one route
+The client takes free pieces of its own network for the time of the test, each by one route
 (`ip route add local NET dev lo`: it answers ARP for those addresses and may send from them), so no
-address is added to any device, and one deletion takes all of them back.
+address is added to any device, and one deletion takes a whole piece back.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
+from collections.abc import Sequence
 from itertools import islice
 
 from lvsfab.model import Inventory, IPAddress, IPNetwork, Scheduler, VirtualService
 from lvsfab.verify import oracles
 
 MOST = 30  # addresses; each sends twice in the default 60 requests
-_PIECE = 27  # prefix length of the piece of the client's network: 32 addresses
+# A spread over servers shows only with more: of 30 clients 3:2:1 may look like 1:1:1.
+MANY = 200
+_TWICE = 30  # of them, which show that a client keeps its server
+_PIECE = 28  # prefix length of the pieces of the client's network: 14 addresses each
 
 
 def wanted(service: VirtualService) -> bool:
@@ -28,28 +33,40 @@ def spread_out(service: VirtualService) -> bool:
     return hashed and service.persistence is None
 
 
-def free_piece(inventory: Inventory, client: str, version: int) -> IPNetwork | None:
-    """The last piece of the lab client's network that no host, gateway or VIP has. None outside a
-    lab (who else is there is not known) and for IPv6 (the kernel would not answer for it).
+def requests_for(service: VirtualService, pool: Sequence[IPNetwork], asked: int) -> int:
+    """How many requests to send for `asked`: where clients spread, some from each address."""
+    if not spread_out(service) or not pool:
+        return asked
+    size = sum(max(1, network.num_addresses - 2) for network in pool)
+    return max(asked, min(MANY, size) + _TWICE)
+
+
+def free_pieces(
+    inventory: Inventory, client: str, service: VirtualService
+) -> tuple[IPNetwork, ...]:
+    """The last pieces of the lab client's network that no host, gateway or VIP has, as many as
+    the service's law needs. None outside a lab (who else is there is not known) and for IPv6 (the
+    kernel would not answer for it).
     """
+    version = service.vip.version
     host = inventory.hosts.get(client)
     own = host.address(version) if host else None
     if inventory.lab is None or host is None or own is None or version == 6:
-        return None
+        return ()
     face = host.interface_for(own)
     network = next(a.network for a in face.addresses if a.ip == own) if face else None
     if network is None or network.prefixlen > _PIECE - 2:
-        return None
+        return ()
     taken: set[IPAddress] = {g for h in inventory.hosts.values() for g in h.gateways}
     for other in inventory.hosts.values():
         taken |= {address.ip for face in other.interfaces for address in face.addresses}
     for section in inventory.parameters.values():
         taken |= {vip for vip in (_address(v) for v in section.values()) if vip is not None}
     pieces: list[IPNetwork] = list(islice(network.subnets(new_prefix=_PIECE), 4096))
-    for piece in reversed(pieces[1:-1]):  # not the network's own first and last address
-        if not any(address in piece for address in taken):
-            return piece
-    return None
+    # not the network's own first and last address
+    free = (p for p in reversed(pieces[1:-1]) if not any(address in p for address in taken))
+    most = MANY if spread_out(service) else MOST
+    return tuple(islice(free, math.ceil(most / (2 ** (32 - _PIECE) - 2))))
 
 
 def _address(value: object) -> IPAddress | None:
@@ -59,18 +76,35 @@ def _address(value: object) -> IPAddress | None:
         return None
 
 
-def addresses(network: IPNetwork, requests: int) -> tuple[IPAddress, ...]:
-    """The addresses to send from: each at least twice, so that it shows whether it is kept."""
-    most = max(1, min(MOST, requests // 2))
-    return tuple(islice(network.hosts(), most))
+def addresses(
+    service: VirtualService, pool: Sequence[IPNetwork], requests: int
+) -> tuple[IPAddress, ...]:
+    """The addresses to send from: each at least twice, so that it shows whether it is kept; where
+    clients spread, some of them.
+    """
+    most = min(MOST, requests // 2)
+    if spread_out(service):
+        most = min(MANY, max(most, requests - _TWICE))
+    hosts = (address for network in pool for address in network.hosts())
+    return tuple(islice(hosts, max(1, most))) if pool else ()
 
 
-def sources_on(network: IPNetwork, life: int) -> str:
+def sources_on(pool: Sequence[IPNetwork], life: int) -> str:
     """The client has these addresses; gone after the test, or after `life` seconds by itself."""
-    route = f"-{network.version} route {{}} local {network} dev lo"
+    route = f"ip -{pool[0].version} route"
+    pieces = " ".join(map(str, pool))
     return f"""
-lv_sources_off() {{ ip {route.format("del")} >/dev/null 2>&1; }}
-rec sources ip {route.format("add")} && {{ lv_after {life} lv_sources_off; lv_sources=$lv_timer; }}
+lv_sources_off() {{ # those that were taken
+  for lv_piece in $lv_taken; do {route} del local "$lv_piece" dev lo >/dev/null 2>&1; done
+}}
+lv_sources_on() {{
+  for lv_piece in {pieces}; do
+    {route} add local "$lv_piece" dev lo || {{ lv_sources_off; return 1; }}
+    lv_taken="$lv_taken $lv_piece"
+  done
+}}
+lv_taken=
+rec sources lv_sources_on && {{ lv_after {life} lv_sources_off; lv_sources=$lv_timer; }}
 """
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from lvsfab.model import Scheduler
+from lvsfab.verify import chi_squared
 from tests.e2e.conftest import LabUnderTest
 
 pytestmark = pytest.mark.lab
@@ -52,6 +54,28 @@ def test_lblc_and_lblcr_leave_a_server_that_has_more_than_its_weight(clean: LabU
 
 
 @pytest.mark.parametrize("scheduler", ["sh", "mh"])
+def test_a_hash_spreads_clients_by_weight_and_by_no_other(
+    clean: LabUnderTest, scheduler: str
+) -> None:
+    verdict = clean.cli("up", "tun", "--json", "--set", f"scheduler={scheduler}", "--set",
+                        "weights=rs1:3,rs2:2,rs3:1").json  # fmt: skip
+    law = next(check for check in verdict["checks"] if check["id"] == "scheduler")
+    met = [int(number) for number in re.findall(r"rs\d (\d+)", law["fact"].split("server:")[1])]
+    assert sum(met) > 150
+    for weights in ([1, 1, 1], [1, 2, 3]):
+        off = chi_squared.distance(met, weights)
+        assert off is not None
+        assert off > chi_squared.limit(2), (met, weights)
+    # and what a table of other weights gives, the recipe's law does not pass
+    clean.sh("director", "ipvsadm -S -n | grep -e ^-a | while read -r a t v r s i w n rest; do "
+                         "ipvsadm -e $t $v $r $s $i -w 1 $rest; done")  # fmt: skip
+    edited = clean.cli("verify", "--json", code=3).json
+    failed = {check["id"]: check["fact"] for check in edited["checks"] if check["status"] == "fail"}
+    assert set(failed) == {"table", "scheduler"}
+    assert "the clients are not spread by weight" in failed["scheduler"]
+
+
+@pytest.mark.parametrize("scheduler", ["sh", "mh"])
 def test_the_flags_of_a_hash_keep_their_law(clean: LabUnderTest, scheduler: str) -> None:
     """Without flags a client keeps its server: test_each_scheduler_keeps_its_law."""
 
@@ -69,7 +93,7 @@ def test_the_flags_of_a_hash_keep_their_law(clean: LabUnderTest, scheduler: str)
     assert f"met none: {scheduler} keeps them for rs1 (weight 0)" in refused["law"]["fact"]
     assert "refused" in next(c["fact"] for c in refused["checks"] if c["id"] == "answers")
     fallback = verdict(f"{scheduler}-fallback", 0)
-    assert [server["answered"] for server in fallback["servers"]] == [0, 60]
+    assert [server["answered"] for server in fallback["servers"]] == [0, fallback["requests"]]
     assert "those of rs1 (weight 0) too" in fallback["law"]["fact"]
 
 

@@ -258,3 +258,17 @@ def test_the_chi_squared_limit_is_the_tables() -> None:
     # 0.9999 quantiles: 15.14 for 1 degree of freedom, 18.42 for 2, 35.56 for 10
     for freedom, quantile in ((1, 15.14), (2, 18.42), (10, 35.56)):
         assert chi_squared.limit(freedom) == pytest.approx(quantile, rel=0.08)
+
+
+def test_many_clients_tell_weights_apart() -> None:
+    """30 clients could not: 15, 10 and 5 pass for 1:1:1."""
+    senders = clients(180)
+    hashed = service(Scheduler.SH)
+    answers = [f"rs{1 + (i % 6 > 2) + (i % 6 > 4)}" for i in range(180)]  # 3:2:1
+    assert judge(hashed, servers(3, 2, 1), answers, {}, senders=senders).status is Status.PASS
+    for weights in ((1, 1, 1), (3, 1, 1), (1, 2, 3), (2, 3, 1), (6, 2, 1)):
+        law = judge(hashed, servers(*weights), answers, {}, senders=senders)
+        assert law.status is Status.FAIL, weights
+        assert "not spread by weight: rs1 90, rs2 60, rs3 30" in law.fact
+    few = judge(hashed, servers(1, 1, 1), answers[:30], {}, senders=senders[:30])
+    assert few.status is Status.PASS

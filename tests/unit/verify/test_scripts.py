@@ -200,10 +200,11 @@ def test_addresses_take_turns_and_each_comes_to_each_port() -> None:
 
 def test_a_client_gives_back_the_addresses_it_took() -> None:
     wanted = cluster("dr")
-    pool = ip_network("172.25.254.192/27")
+    pool = (ip_network("172.25.254.192/28"), ip_network("172.25.254.208/28"))
     text = scripts.before_script(wanted, wanted.client or "", client=None, pool=pool, life=9)
-    assert "rec sources ip -4 route add local 172.25.254.192/27 dev lo" in text
-    assert "lv_sources_off() { ip -4 route del local 172.25.254.192/27 dev lo" in text
+    assert "for lv_piece in 172.25.254.192/28 172.25.254.208/28; do" in text
+    assert 'ip -4 route add local "$lv_piece" dev lo' in text
+    assert 'ip -4 route del local "$lv_piece" dev lo' in text
     after = scripts.after_script(wanted, wanted.client or "", client=None)
     assert "lv_sources_off;" in after
 
