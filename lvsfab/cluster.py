@@ -40,11 +40,11 @@ _FLAGS = {  # ipvsadm(8), -b; what the other schedulers are told they pass over
 
 
 def taking_part(inventory: Inventory, recipe: str, on: str) -> tuple[Host, ...]:
-    """The hosts that have role or group `on`, or that name, and take part in `recipe`."""
+    """The hosts that have role or group `on`, or that name, or `all`, and take part in `recipe`."""
     return tuple(
         host
         for host in inventory.hosts.values()
-        if (on in host.roles or on in host.groups or on == host.name) and _plays(host, recipe)
+        if on in ("all", host.name, *host.roles, *host.groups) and _plays(host, recipe)
     )
 
 

@@ -47,10 +47,10 @@ class ClusterDoc(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class StepDoc(msgspec.Struct, forbid_unknown_fields=True):
-    on: Annotated[str, Meta(description="a role, a group, or a host's name")]
+    on: Annotated[str, Meta(description="a role, a group, a host's name, or all")]
     do: Annotated[list[dict[str, Any]], Meta(description="resource kind: its fields")]
     about: str = ""
-    optional: Annotated[bool, Meta(description="an inventory without such a host will do")] = False
+    optional: Annotated[bool, Meta(description="no such host, or nothing for it, will do")] = False
 
 
 class RecipeDoc(msgspec.Struct, forbid_unknown_fields=True):
@@ -271,7 +271,7 @@ def compile_recipe(recipe: Recipe, inventory: Inventory, sets: Mapping[str, str]
         for host in hosts:
             names = {**parameters, **names_for(inventory, host, cluster, parameters)}
             context = Context(inventory, host, parameters, cluster)
-            resources[host.name] = tuple(
+            built = tuple(
                 resource
                 for j, line in enumerate(step.do)
                 for resource in _build(recipe.doc, ("steps", i, "do", j), line, names, context)
@@ -279,6 +279,8 @@ def compile_recipe(recipe: Recipe, inventory: Inventory, sets: Mapping[str, str]
                     resource, stated.setdefault(host.name, {}), recipe.doc, ("steps", i, "do", j)
                 )
             )
+            if built or not step.optional:  # else it may as well be away
+                resources[host.name] = built
         phases.append(Phase(step.on, resources))
     return Compiled(recipe, inventory, parameters, tuple(phases), cluster)
 

@@ -233,12 +233,19 @@ def test_servers_let_the_tunnel_of_every_director_in() -> None:
 def test_every_host_knows_all_names() -> None:
     lab = inventory.load(inventory.find("4-tun-across-networks"))
     found = compiled("tun", lab, site="www.example.com")
-    (block,) = (r.state for r in found.resources("rs2") if isinstance(r.state, Block))
+    blocks = [
+        [r.state for r in found.resources(host) if isinstance(r.state, Block)] for host in lab.hosts
+    ]
+    assert set(found.hosts) == set(lab.hosts)
+    assert blocks == len(lab.hosts) * blocks[:1]
+    ((block,), *_) = blocks
     assert block.path == "/etc/hosts"
     assert "203.0.113.10 director\n203.0.113.11 rs1\n198.51.100.22 rs2\n" in (block.content or "")
     assert (block.content or "").endswith("203.0.113.100 www.example.com")
     with pytest.raises(InputError, match="no host name"):
         compiled("tun", lab, site="a b")
+    # without a name for the VIP there is nothing for client and router, and they may be away
+    assert set(compiled("tun", lab).hosts) == {"director", "rs1", "rs2"}
 
 
 def test_the_sorry_server_waits_until_the_others_are_drained() -> None:
