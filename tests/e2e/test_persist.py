@@ -47,3 +47,18 @@ def test_another_mode_and_then_one_that_is_not_kept(clean: LabUnderTest) -> None
     assert verified(clean) == "nat"
     reboot(clean)
     clean.left_nothing()
+
+
+def test_sysctl_d_and_modules_load_d_act_by_themselves(clean: LabUnderTest) -> None:
+    """Without the boot script: what a host's own tools set again whenever they are asked."""
+    clean.cli("up", "dr", "--persist", "--no-verify")
+    for host in ("director", "rs1"):
+        clean.sh(host, "rm /etc/lvsfab/boot-*")
+    reboot(clean, "director", "rs1")
+    values = "cd /proc/sys/net/ipv4/conf/all; cat arp_ignore arp_announce"
+    assert clean.sh("rs1", values).split() == ["1", "2"]
+    assert "ip_vs " in clean.sh("director", "lsmod")
+    assert clean.sh("director", "ipvsadm -Sn") == ""  # that was the script's alone
+    clean.cli("up", "dr", "--persist")
+    clean.cli("down")
+    clean.left_nothing()

@@ -24,7 +24,7 @@ def answered(lab: LabUnderTest) -> dict[str, int]:
     return {server["name"]: server["answered"] for server in verdict["servers"]}
 
 
-@pytest.mark.parametrize("mode", ["nat", "tun"])
+@pytest.mark.parametrize("mode", ["nat", "tun", "dr"])
 def test_two_ports_are_one_service_by_a_firewall_mark(clean: LabUnderTest, mode: str) -> None:
     grouped = ("--set", "ports=443", "--set", "persistence=300")
     clean.cli("up", mode, *grouped[:2])
