@@ -1,8 +1,8 @@
 """Packages by the host's own package manager: apt, dnf, yum, zypper or apk.
 
-What is installed already is left alone. An undo removes what was not there before: with apt
-exactly the packages that came (a simulation says which, before anything is changed), with the
-others the named ones and what their tool knows to be needed by nothing else.
+What is installed already is left alone. An undo removes what was not there before: the named
+packages, and what came for them and is needed by nothing else. With apt what was needed by nothing
+before that stays; what comes cannot be known before, for its source may come with the same run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lvsfab.states.base import Change, State, UnsupportedError, show
 from lvsfab.states.distributions import PACKAGES, Family, cases
 
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
-
+_READ = re.compile(_PACKAGE.pattern + "(:[a-z0-9-]+)?")  # apt names foreign architectures
 
 HELPERS = (
     r"""
@@ -59,28 +59,46 @@ package_apt() { # through this shell: a link that is cut must not end apt half w
   printf '%s\n' "$p_said" | tail -n 40
   return "$p_status"
 }
+package_unneeded() { # NAME...: what would go as needed by nothing, if NAMEs went, and NAMEs
+  apt-get -s -q -o APT::AutoRemove::RecommendsImportant=false \
+    -o APT::AutoRemove::SuggestsImportant=false autoremove "$@" 2>/dev/null |
+    sed -n 's/^\(Remv\|Purg\) \([^ ]*\).*/\2/p'
+}
+package_install_apt() { # NAME...
+  p_asked=" $* $(apt-mark showmanual | tr '\n' ' ')"
+  package_apt install --no-install-recommends "$@" ||
+    { package_apt update && package_apt install --no-install-recommends "$@"; } || return 1
+  for p_name in $(apt-mark showmanual); do # what a metapackage brings counts as asked for
+    case $p_asked in *" $p_name "*) ;; *) apt-mark auto "$p_name" >/dev/null ;; esac
+  done
+}
+package_remove_apt() { # PACKAGES THAT STAY, NAME...
+  p_stay=" $1 $(package_unneeded | tr '\n' ' ')"; shift
+  p_list=" $* "
+  for p_name in $(apt-get -s purge "$@" 2>/dev/null | sed -n 's/^\(Remv\|Purg\) \([^ ]*\).*/\2/p')
+  do
+    case $p_list in *" $p_name "*) ;; *)
+      echo "$p_name was installed since and needs what would go: nothing is removed"; return 1 ;;
+    esac
+  done
+  for p_name in $(package_unneeded "$@"); do
+    case $p_stay$p_list in *" $p_name "*) ;; *) p_list="$p_list$p_name " ;; esac
+  done
+  package_apt purge $p_list
+}
 package_install() { # FAMILY NAME...
   p_family=$1; shift
   case $p_family in
-  apt) package_apt install --no-install-recommends "$@" ||
-    { package_apt update && package_apt install --no-install-recommends "$@"; } ;;
+  apt) package_install_apt "$@" ;;
   dnf | yum) "$p_family" -y install "$@" ;;
   zypper) zypper -n install --no-recommends "$@" ;;
   apk) apk add "$@" ;;
   esac
 }
-package_remove() { # FAMILY NAME...
-  p_family=$1; shift
+package_remove() { # FAMILY, PACKAGES THAT STAY, NAME...
+  p_family=$1 p_stay=$2; shift 2
   case $p_family in
-  apt)
-    p_list=" $* "
-    for p_name in $(apt-get -s purge "$@" 2>/dev/null | sed -n 's/^\(Remv\|Purg\) \([^ ]*\).*/\2/p')
-    do
-      case $p_list in *" $p_name "*) ;; *)
-        echo "$p_name was installed since and needs what would go: nothing is removed"; return 1 ;;
-      esac
-    done
-    package_apt purge "$@" ;;
+  apt) package_remove_apt "$p_stay" "$@" ;;
   dnf | yum) "$p_family" -y remove "$@" ;;
   zypper) zypper -n remove --clean-deps "$@" ;;
   apk) apk del "$@" ;;
@@ -93,12 +111,12 @@ package_remove() { # FAMILY NAME...
 class Package(State, frozen=True, kw_only=True):
     """`name` as in distributions.PACKAGES or everywhere the same; `names`: family -> package or
     packages with commas.
-    Read only: `family`, `missing` (of the packages, those not installed), `brings` (what
-    installing those would install).
+    Read only: `family`, `missing` (of the packages, those not installed), `unneeded` (packages that
+    came for others and are needed by nothing any more; asked of apt if some are missing).
     """
 
     kind: ClassVar[str] = "package"
-    read_only: ClassVar[frozenset[str]] = frozenset({"family", "missing", "brings"})
+    read_only: ClassVar[frozenset[str]] = frozenset({"family", "missing", "unneeded"})
     foundation: ClassVar[bool] = True
     volatile: ClassVar[bool] = False
     reader: ClassVar[str] = r"""
@@ -109,9 +127,7 @@ class Package(State, frozen=True, kw_only=True):
     package_installed "$p_tool" "$p_name" && continue
     echo "missing $p_name"; p_missing="$p_missing $p_name"
   done
-  [ "$p_tool" = apt ] && [ -n "$p_missing" ] &&
-    apt-get -s -q install --no-install-recommends $p_missing 2>/dev/null |
-      sed -n 's/^Inst \([^ ]*\) (.*/brings \1/p'
+  [ "$p_tool" = apt ] && [ -n "$p_missing" ] && package_unneeded | sed 's/^/unneeded /'
   return 0
 """
 
@@ -120,7 +136,7 @@ class Package(State, frozen=True, kw_only=True):
     installed: bool = True
     family: Family | None = None
     missing: tuple[str, ...] = ()
-    brings: tuple[str, ...] = ()
+    unneeded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lists = [text.split(",") for text in self.names.values()]
@@ -136,12 +152,12 @@ class Package(State, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, key: str, output: str) -> Self | None:
-        said: dict[str, list[str]] = {"missing": [], "brings": [], "family": []}
+        said: dict[str, list[str]] = {"missing": [], "unneeded": [], "family": []}
         for line in output.splitlines():
             word, _, rest = line.partition(" ")
             if word == "none":
                 raise UnsupportedError("no package manager known here (apt, dnf, yum, zypper, apk)")
-            if word in said and _PACKAGE.fullmatch(rest):
+            if word in said and _READ.fullmatch(rest):
                 said[word].append(rest)
         name, *rest_ = key.split(";")
         missing = tuple(said["missing"])
@@ -151,7 +167,7 @@ class Package(State, frozen=True, kw_only=True):
             installed=not missing,
             family=said["family"][0] if said["family"] else None,  # type: ignore[arg-type]
             missing=missing,
-            brings=tuple(said["brings"]),
+            unneeded=tuple(said["unneeded"]),
         )
 
     def changes(self, have: Self | None) -> tuple[Change, ...]:
@@ -166,8 +182,8 @@ class Package(State, frozen=True, kw_only=True):
         if want is not None and want.installed:
             shown = f"{have.family} install {' '.join(have.missing)}"
             return (command("package_install", have.family, *have.missing, shown=shown),)
-        gone = (want.brings or want.missing) if want is not None else ()
-        if not gone:
+        if want is None or not want.missing:
             return ()  # which of them were here before is not known: leave them
-        shown = f"{have.family} remove {' '.join(gone)}"
-        return (command("package_remove", have.family, *gone, shown=shown),)
+        shown = f"{have.family} remove {' '.join(want.missing)}"
+        stay = " ".join(want.unneeded)
+        return (command("package_remove", have.family, stay, *want.missing, shown=shown),)

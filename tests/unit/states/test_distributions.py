@@ -19,6 +19,7 @@ from lvsfab.states.base import Context, UnsupportedError, changes
 from lvsfab.states.distributions import PACKAGES, PATHS, SERVICES, named
 from lvsfab.states.repository import Repository
 
+DOC = Path(__file__).parents[3] / "docs" / "distributions.md"
 TOOLS = {"apt": "apt-get", "dnf": "dnf", "yum": "yum", "zypper": "zypper", "apk": "apk"}
 URL = "http://172.25.67.250/rhel6.5/LoadBalancer"
 
@@ -77,7 +78,7 @@ def test_a_line_of_a_recipe_may_name_a_family_itself(tmp_path: Path) -> None:
 def test_the_table_in_the_docs_is_the_one_that_counts() -> None:
     """docs/distributions.md, row by row; of two names for RHEL's kind the second is yum's."""
     rows = {}
-    for line in Path("docs/distributions.md").read_text().splitlines():
+    for line in DOC.read_text().splitlines():
         kind, _, plain = line.strip("| ").partition(" | ")[0].partition(" ")
         if kind in ("package", "service"):
             rows[kind, plain] = [cell.strip() for cell in line.strip("|").split("|")[1:]]

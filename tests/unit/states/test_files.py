@@ -156,13 +156,13 @@ def test_package() -> None:
     assert want.key == "httpd;apt=apache2-bin,libaprutil1"
     assert changes(want, Package.parse(want.key, "family apt\n")) == ()
     before = Package.parse(
-        want.key, "family apt\nmissing apache2-bin\nbrings libapr1\nbrings apache2-bin\n"
+        want.key, "family apt\nmissing apache2-bin\nunneeded old\nunneeded lib:i386\n"
     )
     assert before is not None
     assert said(before, want, Package, want.key) == ["package_install apt apache2-bin"]
     now = Package.parse(want.key, "family apt\n")
     assert said(now, journalled(before), Package, want.key) == [
-        "package_remove apt libapr1 apache2-bin"
+        "package_remove apt 'old lib:i386' apache2-bin"
     ]
     assert said(now, journalled(now), Package, want.key) == []  # type: ignore[type-var]
     with pytest.raises(UnsupportedError):
