@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvsfab.errors import UnreachableError
@@ -189,6 +188,7 @@ def _retrying(timeout: float) -> tenacity.Retrying:
 
 def _open(endpoint: Endpoint, timeout: float) -> SSHChannel:
     config = {} if endpoint.host_key or endpoint.dial else trust.looked_up(endpoint.address)
+    timeout = endpoint.connect_timeout or trust.connect_timeout(config, timeout)
     if "proxyjump" in config or "proxycommand" in config:
         client, close = _by_fabric(endpoint, config, timeout)
     else:
@@ -255,27 +255,23 @@ def _direct(
         paramiko = trust.load_paramiko()
         logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
         client = paramiko.SSHClient()
-        alias = trust.trust(client, endpoint, host, port, config)
-        files = [Path(name) for name in config.get("identityfile", ())]
-        options: dict[str, Any] = {}
-        if endpoint.key is not None:
-            options = {"pkey": trust.private_key(endpoint.key)}
-            options |= {"allow_agent": False, "look_for_keys": False}
-        elif files:
-            options = {"key_filename": [str(path) for path in files if path.is_file()]}
-            options |= {"look_for_keys": False, "allow_agent": trust.agent_allowed(config)}
+        known = trust.trust(client, endpoint, host, port, config)
         user = endpoint.user or config.get("user") or getpass.getuser()
+        options = trust.key_options(endpoint.key, config) | _limits(timeout, known)
         try:
-            client.connect(
-                host, port, user, sock=sock, timeout=timeout,
-                banner_timeout=timeout, auth_timeout=timeout, **options,
-            )  # fmt: skip
+            client.connect(host, port, user, sock=sock, timeout=timeout, **options)
         except paramiko.BadHostKeyException as error:
-            raise _changed(endpoint, error, alias) from None
+            raise _changed(endpoint, error, known.name) from None
     except BaseException:
         sock.close()
         raise
     return client, client.close
+
+
+def _limits(timeout: float, known: trust.Trusted) -> dict[str, Any]:
+    """What every connection is made with, through jumps too."""
+    times = ("banner_timeout", "auth_timeout", "channel_timeout")
+    return {"transport_factory": known.transport, **dict.fromkeys(times, timeout)}
 
 
 def _by_fabric(
@@ -285,31 +281,26 @@ def _by_fabric(
     import fabric  # heavy: only when a host is reached so
 
     logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
-    options: dict[str, Any] = {"banner_timeout": timeout, "auth_timeout": timeout}
-    if endpoint.key is not None:
-        options["key_filename"] = str(endpoint.key)
-        options |= {"allow_agent": False, "look_for_keys": False}
-    elif config.get("identityfile"):
-        options |= {"look_for_keys": False, "allow_agent": trust.agent_allowed(config)}
     connection = fabric.Connection(
         endpoint.address,
         user=endpoint.user or None,
         port=endpoint.port,
         config=fabric.Config(ssh_config=trust.ssh_config()),  # with what it includes
-        connect_timeout=math.ceil(timeout),
-        connect_kwargs=options,
     )
     if isinstance(connection.gateway, str):  # a ProxyCommand is the shell's, as OpenSSH has it
-        connection.gateway = shlex.join(["sh", "-c", connection.gateway])
+        connection.gateway = shlex.join(["sh", "-c", trust.proxy_command(endpoint)])
     hops = [connection]
     while isinstance(hops[-1].gateway, fabric.Connection):
         hops.append(hops[-1].gateway)
-    known_as = {
-        hop.host: trust.trust(
-            hop.client, endpoint, hop.host, hop.port, trust.looked_up(hop.original_host)
-        )
-        for hop in hops
-    }
+    known = {}
+    for hop in hops:
+        of_hop = config if hop is connection else trust.looked_up(hop.original_host)
+        known[hop.host] = trust.trust(hop.client, endpoint, hop.host, hop.port, of_hop)
+        limit = endpoint.connect_timeout or trust.connect_timeout(of_hop, timeout)
+        # set only now: fabric adds all of ssh_config's keys to those that it is made with
+        hop.connect_timeout = math.ceil(limit)
+        hop.connect_kwargs = trust.key_options(endpoint.key if hop is connection else None, of_hop)
+        hop.connect_kwargs |= _limits(limit, known[hop.host])
 
     def close() -> None:
         for hop in hops:
@@ -319,7 +310,7 @@ def _by_fabric(
         connection.open()
     except trust.load_paramiko().BadHostKeyException as error:
         close()
-        raise _changed(endpoint, error, known_as[error.hostname]) from None
+        raise _changed(endpoint, error, known[error.hostname].name) from None
     except BaseException:
         close()
         raise

@@ -13,11 +13,11 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lvsfab.errors import UnreachableError
 from lvsfab.transports.endpoint import Endpoint
@@ -30,7 +30,7 @@ MAX_DEPTH = 16  # of Include, as OpenSSH has it
 CONFIGS = ("~/.ssh/config", "/etc/ssh/ssh_config")
 _MATTERS = re.compile(
     r"^\s*(hostname|port|user|identityfile|identitiesonly|proxyjump|proxycommand|hostkeyalias"
-    r"|userknownhostsfile|globalknownhostsfile)[\s=]",
+    r"|userknownhostsfile|globalknownhostsfile|connecttimeout)[\s=]",
     re.IGNORECASE | re.MULTILINE,
 )
 _PLAIN = re.compile(r"[^*?!|]+")
@@ -99,6 +99,16 @@ def looked_up(host: str) -> Mapping[str, Any]:
     return found
 
 
+def proxy_command(endpoint: Endpoint) -> str:
+    """ssh_config's ProxyCommand, its %p and %r being the inventory's where that says them."""
+    import paramiko
+
+    said = {"Port": endpoint.port, "User": endpoint.user}
+    first = "".join(f"  {word} {value}\n" for word, value in said.items() if value)
+    whole = paramiko.SSHConfig.from_text(f"Host *\n{first}{_config_text()}")
+    return str(whole.lookup(endpoint.address)["proxycommand"])
+
+
 @functools.lru_cache(maxsize=64)
 def private_key(path: Path) -> Any:
     import paramiko
@@ -110,15 +120,28 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(errors="replace").splitlines()
 
 
-@functools.lru_cache(maxsize=8)
-def _known_hosts(paths: tuple[Path, ...]) -> tuple[dict[str, list[Any]], Any, frozenset[bytes]]:
-    """Lines of known_hosts: those of plain names by name; hashed and patterned ones apart; and
-    the keys that are revoked, for whatever host.
+class Known(NamedTuple):
+    """Lines of known_hosts: keys by plain names; names (hashed, patterns, negated ones) with their
+    key; and the keys that are revoked, for whatever host. Names are in lower case.
     """
+
+    plain: dict[str, list[Any]]
+    others: list[tuple[tuple[str, ...], Any]]
+    revoked: frozenset[bytes]
+
+    def keys(self, name: str) -> list[Any]:
+        """All that are known for a host, several of one type too, but for the revoked ones."""
+        name = name.lower()
+        found = [*self.plain.get(name, ())]
+        found += [key for names, key in self.others if _means(names, name)]
+        return [key for key in found if key.asbytes() not in self.revoked]
+
+
+@functools.lru_cache(maxsize=8)
+def _known_hosts(paths: tuple[Path, ...]) -> Known:
     import paramiko
 
-    plain: dict[str, list[Any]] = {}
-    others = paramiko.HostKeys()
+    known = Known({}, [], frozenset())
     revoked = set()
     lines = [line for path in paths if path.is_file() for line in _lines(path)]
     for line in lines:
@@ -129,17 +152,45 @@ def _known_hosts(paths: tuple[Path, ...]) -> tuple[dict[str, list[Any]], Any, fr
         if not words or words[0][0] in "#@":  # authorities are not asked: their hosts are unknown
             continue
         try:
-            entry: Any = paramiko.hostkeys.HostKeyEntry.from_line(line)
+            entry: Any = paramiko.hostkeys.HostKeyEntry.from_line(" ".join(words[:3]))
         except (paramiko.SSHException, ValueError):  # what cannot be read is known by nobody
             continue
         if entry is None:
             continue
-        for name in entry.hostnames:
-            if _PLAIN.fullmatch(name):
-                plain.setdefault(name, []).append(entry)
-        if not all(_PLAIN.fullmatch(name) for name in entry.hostnames):
-            others._entries.append(entry)  # type: ignore[attr-defined]
-    return plain, others, frozenset(revoked)
+        names = tuple(n if n.startswith("|") else n.lower() for n in entry.hostnames)
+        if all(_PLAIN.fullmatch(name) for name in names):
+            for name in names:
+                known.plain.setdefault(name, []).append(entry.key)
+        else:
+            known.others.append((names, entry.key))
+    return known._replace(revoked=frozenset(revoked))
+
+
+def _means(names: Sequence[str], host: str) -> bool:
+    """Whether a line's names mean this host, as sshd(8) has it: a negated one excludes it."""
+    if any(name.startswith("!") and _fits(name[1:], host) for name in names):
+        return False
+    return any(_fits(name, host) for name in names if not name.startswith("!"))
+
+
+def _fits(pattern: str, host: str) -> bool:
+    if pattern.startswith("|1|"):
+        import paramiko
+
+        try:
+            return bool(paramiko.HostKeys.hash_host(host, pattern) == pattern)
+        except (ValueError, AssertionError):  # a salt that is none
+            return False
+    # [ and ] stand for themselves: `[*.example.org]:2222`
+    wild = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
+    return re.fullmatch(wild, host) is not None
+
+
+class Trusted(NamedTuple):
+    """`name`: what known_hosts calls a host; `transport`: what paramiko is to connect with."""
+
+    name: str
+    transport: Callable[..., Any]
 
 
 def trust(
@@ -148,9 +199,9 @@ def trust(
     host: str,
     port: int,
     config: Mapping[str, Any],
-) -> str:
-    """Give `client` the keys that are known for `host`, and have it refuse any other. `config`:
-    what ssh_config says of it. Returns what known_hosts calls it.
+) -> Trusted:
+    """Have `client` take the keys that are known for `host`, and refuse any other. `config`: what
+    ssh_config says of it.
     """
     import paramiko
 
@@ -158,42 +209,58 @@ def trust(
         f"ssh {endpoint.user}@{endpoint.address}" if endpoint.user else f"ssh {endpoint.address}"
     )
     by_hand += f" -p {endpoint.port}" if endpoint.port else ""
+    name = host if port == 22 else f"[{host}]:{port}"  # as known_hosts has it (sshd(8))
+    alias: str = config.get("hostkeyalias", name)
+    without_port: list[Any] = []
+    revoked: frozenset[bytes] = frozenset()
+    if endpoint.host_key:
+        kind, _, text = endpoint.host_key.partition(" ")
+        known = [paramiko.PKey.from_type_string(kind, base64.b64decode(text.split()[0]))]
+    else:
+        found = _known_hosts(tuple(Path(f).expanduser() for f in _known_files(config)))
+        known, revoked = found.keys(alias), found.revoked
+        if not known and alias == name:  # as ssh does: the host's key at whatever port
+            without_port = found.keys(host)
 
-    class Refuse(paramiko.MissingHostKeyPolicy):
+    class Judge(paramiko.MissingHostKeyPolicy):
+        """Asked of every key: paramiko's own table has room for but one key of each type."""
+
         def missing_host_key(
             self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
         ) -> None:
-            del client
+            del client, hostname
             if key.asbytes() in revoked:
-                text = f"the host key {fingerprint(key)} of {hostname} is revoked in known_hosts"
+                text = f"the host key {fingerprint(key)} of {name} is revoked in known_hosts"
                 raise UnreachableError(endpoint.name, text)
-            if known:  # of another type
-                raise paramiko.BadHostKeyException(host, key, known[0])
+            if key in known or key in without_port:
+                return
+            if known:
+                same = [k for k in known if k.get_name() == key.get_name()]
+                raise paramiko.BadHostKeyException(host, key, (same or known)[0])
             raise UnreachableError(
                 endpoint.name,
-                f"unknown host key {fingerprint(key)} for {hostname}",
+                f"unknown host key {fingerprint(key)} for {name}",
                 tip="compare it with what the host itself says (`ssh-keygen -lf FILE` on each "
                 f"/etc/ssh/ssh_host_*_key.pub); accept it by logging in: `{by_hand}`",
             )
 
-    client.set_missing_host_key_policy(Refuse())
-    name = host if port == 22 else f"[{host}]:{port}"  # as known_hosts has it (sshd(8))
-    alias: str = config.get("hostkeyalias", name)
-    keys = client.get_host_keys()
-    revoked: frozenset[bytes] = frozenset()
-    known: list[Any] = []
-    if endpoint.host_key:
-        kind, _, text = endpoint.host_key.partition(" ")
-        key = paramiko.PKey.from_type_string(kind, base64.b64decode(text.split()[0]))
-        keys.add(name, kind, key)
-        return alias
-    plain, others, revoked = _known_hosts(tuple(Path(f).expanduser() for f in _known_files(config)))
-    found = [entry.key for entry in plain.get(alias, ())]
-    found += [key for _, key in (others.lookup(alias) or {}).items()]
-    known += [key for key in found if key.asbytes() not in revoked]
-    for key in known:
-        keys.add(name, key.get_name(), key)
-    return alias
+    client.set_missing_host_key_policy(Judge())
+    kinds = {key.get_name() for key in known or without_port}
+
+    def transport(sock: Any, **options: Any) -> Any:
+        """A host with keys of several types is asked for one that is known."""
+        made = paramiko.Transport(sock, **options)
+        offered = made.get_security_options()
+        offered.key_types = tuple(
+            sorted(offered.key_types, key=lambda kind: _key_type(kind) not in kinds)
+        )
+        return made
+
+    return Trusted(alias, transport)
+
+
+def _key_type(algorithm: str) -> str:
+    return "ssh-rsa" if algorithm.startswith("rsa-sha2-") else algorithm
 
 
 def _known_files(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -202,9 +269,50 @@ def _known_files(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (*shlex.split(user or KNOWN_HOSTS[0]), *shlex.split(system or KNOWN_HOSTS[1]))
 
 
-def agent_allowed(config: Mapping[str, Any]) -> bool:
-    """Where ssh_config names a key, the agent may hold it, unless `IdentitiesOnly` says no."""
-    return str(config.get("identitiesonly", "no")).lower() not in ("yes", "true")
+def key_options(key: Path | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What paramiko is to log in with: the inventory's `key`, else those that ssh_config names
+    (the agent is asked for one that is locked, and for no other), else what it finds by itself.
+    """
+    files = [key] if key is not None else [Path(name) for name in config.get("identityfile", ())]
+    if not files:
+        return {}
+    ready, rest = [], []
+    for file in files:
+        found = _opened(file) or _of_agent(file)
+        ready += found[:1]
+        if ready[1:] or (not found and (file.is_file() or file == key)):  # paramiko says why not
+            rest.append(str(file))
+    options: dict[str, Any] = {"allow_agent": False, "look_for_keys": False, "key_filename": rest}
+    return options | ({"pkey": ready[0]} if ready else {})
+
+
+def _opened(file: Path) -> list[Any]:
+    import paramiko
+    from paramiko.pkey import UnknownKeyType
+
+    try:
+        return [private_key(file)]
+    except (OSError, ValueError, TypeError, paramiko.SSHException, UnknownKeyType):
+        return []  # it is locked (a TypeError), or none
+
+
+def _of_agent(file: Path) -> list[Any]:
+    """The agent's key whose public part stands beside `file`, or in it."""
+    import paramiko
+
+    public = file if file.suffix == ".pub" else file.with_name(f"{file.name}.pub")
+    try:
+        blob = base64.b64decode(public.read_text(errors="replace").split()[1])
+    except (OSError, ValueError, LookupError):
+        return []
+    # an agent of its own: threads cannot share its socket
+    return [key for key in paramiko.Agent().get_keys() if key.asbytes() == blob]
+
+
+def connect_timeout(config: Mapping[str, Any], usual: float) -> float:
+    """`ConnectTimeout` of ssh_config (`10`, `30s`, `1m`), in seconds; else the usual one."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})([sm]?)", str(config.get("connecttimeout", "")).lower())
+    return float(match[1]) * (60 if match[2] == "m" else 1) if match else usual
 
 
 def fingerprint(key: paramiko.PKey) -> str:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +135,65 @@ def test_a_changed_key_is_refused_with_both_fingerprints_and_the_way(
     assert home.known.read_bytes() == before
 
 
+def known_lines(one: Server, two: Server) -> list[tuple[list[str], str]]:
+    """Lines of known_hosts for server one, and what is to be said: "" where it is known."""
+    right, wrong, port = one.host_key, two.host_key, one.port
+    return [
+        ([f"{one.named} {wrong}", f"{one.named} {right}"], ""),  # whichever comes last
+        ([f"{one.named} {right}", f"{one.named} {wrong}"], ""),
+        ([f"[127.77.*]:{port} {right}"], ""),
+        ([f"[127.77.0.?]:{port} {right}"], ""),
+        ([f"127.77.0.* {right}"], ""),  # without a port: as ssh does
+        ([f"{one.address} {right}"], ""),
+        ([f"[127.77.*]:{port},![127.77.0.1]:* {right}"], "unknown host key"),
+        ([f"{one.named},!* {right}"], "unknown host key"),
+        ([f"[127.77.0.[12]]:{port} {right}"], "unknown host key"),  # brackets are no pattern
+        ([f"[127.77.*]:{port} {wrong}"], "host key changed"),
+        ([f"{one.address} {wrong}"], "unknown host key"),
+        ([f"{one.named}\t{right} a comment"], ""),
+    ]
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_known_hosts_is_read_as_ssh_reads_it(
+    number: int, servers: tuple[Server, Server], home: Home
+) -> None:
+    one, two = servers
+    lines, told = known_lines(one, two)[number]
+    home.knows(*lines)
+    done = home.run(at(one), "true", code=4 if told else 0)
+    assert told in done.json.get("error", "")
+    ssh = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={home.known}", "-p", str(one.port)]
+    ssh += ["-o", "GlobalKnownHostsFile=none", "-o", "StrictHostKeyChecking=yes"]
+    ssh += ["-i", str(home.path / ".ssh/id_ed25519"), f"{USER}@{one.address}", "true"]
+    ended = subprocess.run(ssh, check=False, capture_output=True, text=True)
+    assert bool(ended.returncode) is bool(told), ended.stderr
+
+
+def test_the_right_key_in_one_file_outweighs_an_old_one_in_another(
+    servers: tuple[Server, Server], home: Home
+) -> None:
+    one, two = servers
+    home.knows(f"{one.named} {one.host_key}")
+    home.config(f"{one.named} {two.host_key}\n", "global")
+    home.config(f"Host *\n  GlobalKnownHostsFile {home.path}/.ssh/global\n")
+    home.run(at(one), "true")
+
+
+def test_a_host_with_keys_of_several_types_is_asked_for_the_known_one(
+    tmp_path_factory: pytest.TempPathFactory, servers: tuple[Server, Server], home: Home
+) -> None:
+    base = tmp_path_factory.mktemp("rsa")
+    make_key(base / "host")
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(base / "rsa")], check=True)
+    (base / "authorized").write_text((servers[0].base / "authorized").read_text())
+    port = free_port("127.77.0.3")
+    rsa = " ".join((base / "rsa.pub").read_text().split()[:2])
+    with sshd(base, "127.77.0.3", port, f"HostKey {base}/rsa"):
+        home.knows(f"[127.77.0.3]:{port} {rsa}")
+        home.run(f"{USER}@127.77.0.3:{port}", "true")
+
+
 def test_a_revoked_key_is_refused(servers: tuple[Server, Server], home: Home) -> None:
     one, _ = servers
     home.knows(f"{one.named} {one.host_key}", f"@revoked * {one.host_key}")
@@ -196,38 +255,137 @@ def test_a_proxy_command_carries_the_connection(servers: tuple[Server, Server], 
     assert (home.path / "went").read_text() == f"{one.address}\n"
 
 
+@contextmanager
+def agent(home: Home, monkeypatch: pytest.MonkeyPatch, *keys: Path) -> Iterator[None]:
+    """An agent that holds these keys (locked ones by the word `secret`)."""
+    path = home.path / "agent"
+    process = subprocess.Popen(
+        ["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while not path.exists():
+            assert time.monotonic() < deadline, "ssh-agent did not start"
+            time.sleep(0.02)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+        (home.path / "ask").write_text("#!/bin/sh\necho secret\n")
+        (home.path / "ask").chmod(0o700)
+        env = {**os.environ, "SSH_ASKPASS": str(home.path / "ask"), "SSH_ASKPASS_REQUIRE": "force"}
+        for key in keys:
+            subprocess.run(["ssh-add", "-q", str(key)], check=True, env=env)
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=5)
+
+
+def tries(server: Server, since: int) -> int:
+    return len(re.findall("method publickey", server.log()[since:]))
+
+
+def locked(key: Path) -> None:
+    change = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", str(key)]
+    subprocess.run(change, check=True, stdout=subprocess.DEVNULL)
+
+
 def test_where_a_key_is_named_no_other_and_no_agent_is_tried(
     servers: tuple[Server, Server], home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = servers
     home.knows(f"{one.named} {one.host_key}")
     make_key(home.path / "wrong")
-    agent = home.path / "agent"
-    monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
-    process = subprocess.Popen(
-        ["ssh-agent", "-D", "-a", str(agent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while not agent.exists():
-            assert time.monotonic() < deadline, "ssh-agent did not start"
-            time.sleep(0.02)
-        added = ["ssh-add", "-q", str(home.path / ".ssh/id_ed25519")]
-        subprocess.run(added, check=True, env=dict(os.environ))
+    with agent(home, monkeypatch, home.path / ".ssh/id_ed25519"):
         inventory = home.path / "inventory.yml"
         login = f"host: {one.address}, port: {one.port}, user: {USER}"
         text = "name: one\nhosts:\n  box: {ssh: {%s}}\n"
         inventory.write_text(text % login)
-        tried = one.log().count("userauth-request")
         (home.path / ".ssh/id_ed25519").unlink()  # the agent alone has it
         cli("run", "*", "-i", str(inventory), "--", "true")
         inventory.write_text(text % f"{login}, key: {home.path}/wrong")
         seen = len(one.log())
         done = cli("run", "*", "-i", str(inventory), "--json", "--", "true", code=4)
         assert "login refused" in done.json["error"]
-        assert one.log().count("userauth-request") > tried
         assert one.log()[seen:].count("Failed publickey") <= 1
-        assert len(re.findall(r"method publickey", one.log()[seen:])) == 1
-    finally:
-        process.terminate()
-        process.wait(timeout=5)
+        assert tries(one, seen) == 1
+        home.config(f"Host *\n  IdentityFile {home.path}/wrong\n")
+        inventory.write_text(text % login)
+        seen = len(one.log())
+        cli("run", "*", "-i", str(inventory), "--", "true", code=4)
+        assert tries(one, seen) == 1
+
+
+@pytest.mark.parametrize("by", ["inventory", "ssh_config"])
+def test_a_named_key_that_is_locked_is_the_agents(
+    by: str, servers: tuple[Server, Server], home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = servers
+    home.knows(f"{one.named} {one.host_key}")
+    mine = (home.path / ".ssh/id_ed25519").rename(home.path / "mine")
+    mine.with_name("mine.pub").write_text((servers[0].base / "authorized").read_text())
+    locked(mine)
+    make_key(home.path / "other")
+    inventory = home.path / "inventory.yml"
+    key = f", key: {mine}" if by == "inventory" else ""
+    inventory.write_text(
+        "name: one\nhosts:\n"
+        f"  b: {{ssh: {{host: {one.address}, port: {one.port}, user: {USER}{key}}}}}\n"
+    )
+    if by == "ssh_config":
+        home.config(f"Host *\n  IdentityFile {mine}\n")
+    done = cli("run", "*", "-i", str(inventory), "--json", "--", "true", code=4)
+    assert "encrypted" in done.json["error"]
+    with agent(home, monkeypatch, home.path / "other", mine):
+        seen = len(one.log())
+        cli("run", "*", "-i", str(inventory), "--", "true")
+        assert tries(one, seen) == 1
+
+
+@pytest.mark.parametrize("proxy", ["ProxyJump jump", "ProxyCommand ssh-of-ours"])
+def test_on_the_way_too_only_the_named_keys_are_tried(
+    proxy: str, servers: tuple[Server, Server], home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One try on the jump, with its key of ssh_config; one on the target, with the inventory's."""
+    jump, target = servers
+    mine = (home.path / ".ssh/id_ed25519").rename(home.path / "mine")
+    others = [home.path / ".ssh/id_ed25519", home.path / "other", home.path / "another"]
+    for other in others:
+        make_key(other)
+    by_hand = (
+        f"ProxyCommand ssh -F none -o IdentitiesOnly=yes -o IdentityAgent=none -i {mine} "
+        f"-o UserKnownHostsFile={home.known} -W %h:%p -p {jump.port} {USER}@{jump.address}"
+    )
+    home.config(
+        f"Host jump\n  HostName {jump.address}\n  Port {jump.port}\n  IdentityFile {mine}\n"
+        f"Host {target.address}\n  IdentityFile {home.path}/other\n"
+        f"  {by_hand if 'Command' in proxy else proxy}\nHost *\n  User {USER}\n"
+    )
+    home.knows(f"{jump.named} {jump.host_key}", f"{target.named} {target.host_key}")
+    inventory = home.path / "inventory.yml"
+    login = f"host: {target.address}, port: {target.port}"
+    text = "name: one\nhosts:\n  box: {ssh: {%s}}\n"
+    with agent(home, monkeypatch, *others):
+        inventory.write_text(text % f"{login}, key: {mine}")
+        seen = [len(server.log()) for server in servers]
+        cli("run", "*", "-i", str(inventory), "--", "true")
+        assert tries(target, seen[1]) == 1
+        if "Jump" in proxy:  # ssh itself asks first whether a key would do
+            assert tries(jump, seen[0]) == 1
+        inventory.write_text(text % login)  # ssh_config's, which is the wrong one
+        seen = [len(server.log()) for server in servers]
+        done = cli("run", "*", "-i", str(inventory), "--json", "--", "true", code=4)
+        assert "login refused" in done.json["error"]
+        assert tries(target, seen[1]) == 1
+
+
+@pytest.mark.parametrize("jump", ["", "  ProxyJump silent\n"])
+def test_ssh_configs_connect_timeout_counts(jump: str, home: Home) -> None:
+    """Of a server that takes the connection and says nothing."""
+    with socket.create_server(("127.77.0.4", 0)) as silent:
+        port = silent.getsockname()[1]
+        home.config(
+            f"Host silent\n  HostName 127.77.0.4\n  Port {port}\n"
+            f"Host box\n  HostName 127.77.0.4\n  Port {port}\n{jump}Host *\n  ConnectTimeout 2\n"
+        )
+        began = time.monotonic()
+        home.run("box", "true", code=4)
+        assert 1.5 < time.monotonic() - began < 8
