@@ -12,7 +12,6 @@ Progress (the engine's events) goes to `emit`; nothing is printed.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from lvsfab.engine import Event
     from lvsfab.execute.states import Adding
     from lvsfab.facts import Facts
-    from lvsfab.plan import HostPlan
     from lvsfab.recipe import Compiled
     from lvsfab.session import Shell
 
@@ -101,7 +99,7 @@ class Fleet:
         check(target, lacking)
         missing = [name for name in self.inventory.hosts if name not in self._facts]
         asked = self._gather(missing)
-        if asked.interrupted:
+        if asked.interrupted:  # hosts not asked yet would be taken for such without facts
             raise KeyboardInterrupt
         flat = {name: facts.flat() for name, facts in self._facts.items()}
         found = select(target, self.inventory, flat.get)
@@ -244,20 +242,12 @@ class Fleet:
         limits: Limits | None = None,
         on_result: Told = _ignore,
     ) -> Done:
-        """A recipe of one's own, added to what is up: nothing is undone. Its phases follow each
-        other; within one, hosts are worked on at the same time.
+        """A recipe of one's own, added to what is up: nothing is undone. Its steps follow each
+        other, each within the limits; of several none is begun unless every host can have them all.
         """
         compiled = replace(self.app.compile(str(recipe), dict(sets or {})), cluster=None)
         adding = self._adding(sudo, break_lock)
-        if len(compiled.phases) == 1:
-            return self._states(compiled, adding, dry_run, adopt, limits, on_result)
-        from lvsfab.app import owner
-        from lvsfab.execute.states import in_phases
-
-        with adding(self.app.emit) as engine:
-            return in_phases(
-                compiled, engine, owner(), dry_run=dry_run, adopt=adopt, told=on_result
-            )
+        return self._states(compiled, adding, dry_run, adopt, limits, on_result)
 
     # within ------------------------------------------------------------------------------------
 
@@ -276,10 +266,9 @@ class Fleet:
         work: loop.Work,
         limits: Limits | None,
         on_result: Told,
-        watch: loop.Watch | None = None,
+        watch: loop.Watch,
     ) -> Done:
-        bounds = limits or Limits()
-        return _done(names, loop.each(names, work, bounds, on_result, watch or loop.Watch()))
+        return _done(names, loop.each(names, work, limits or Limits(), on_result, watch))
 
     def _with_shells(
         self,
@@ -295,15 +284,28 @@ class Fleet:
         meant = self.select(target)
         on_hosts(meant.names)
         connect = self._opener(copy.PRELUDE, sudo)
+        return self._on_shells(meant.names, connect, limits, on_result, what).also(meant, on_result)
+
+    def _on_shells(
+        self,
+        names: Sequence[str],
+        connect: Callable[[str], Shell],
+        limits: Limits | None,
+        on_result: Told,
+        what: Callable[[Shell], HostResult],
+    ) -> Done:
+        watch = loop.Watch()
 
         def one(host: str) -> HostResult:
             shell = connect(host)
             try:
+                watch.begin(host, shell)
                 return what(shell)
             finally:
+                watch.end(host)
                 shell.close()
 
-        return self._each(meant.names, one, limits, on_result).also(meant, on_result)
+        return self._each(names, one, limits, on_result, watch)
 
     def _gather(
         self,
@@ -314,19 +316,13 @@ class Fleet:
     ) -> Done:
         from lvsfab import facts
 
-        connect = self._opener("", sudo)
-
-        def one(host: str) -> HostResult:
+        def one(shell: Shell) -> HostResult:
             began = time.monotonic()
-            shell = connect(host)
-            try:
-                records = shell.run(facts.SCRIPT, timeout=FACTS_TIMEOUT, what="its facts")
-            finally:
-                shell.close()
-            self._facts[host] = facts.read(host, records)
-            return HostResult(host, State.OK, 0, seconds=time.monotonic() - began)
+            records = shell.run(facts.SCRIPT, timeout=FACTS_TIMEOUT, what="its facts")
+            self._facts[shell.host] = facts.read(shell.host, records)
+            return HostResult(shell.host, State.OK, 0, seconds=time.monotonic() - began)
 
-        return self._each(names, one, limits, on_result)
+        return self._on_shells(names, self._opener("", sudo), limits, on_result, one)
 
     def _adding(self, sudo: bool, break_lock: bool) -> Adding:
         """What makes an engine that adds to what is there."""
@@ -335,7 +331,7 @@ class Fleet:
 
         connect = self._opener(prelude(), sudo)
         name = self.inventory.name
-        return lambda emit: AddingEngine(name, connect, emit, break_lock=break_lock)
+        return lambda emit, watch: AddingEngine(name, connect, emit, watch, break_lock=break_lock)
 
     def _states(
         self,
@@ -347,20 +343,14 @@ class Fleet:
         on_result: Told,
     ) -> Done:
         from lvsfab.app import owner
-        from lvsfab.execute.states import state_on
+        from lvsfab.execute.states import added
 
-        plans: dict[str, HostPlan] = {}
-        lock = threading.Lock()
-
-        def planned(plan: HostPlan) -> None:
-            with lock:
-                plans[plan.host] = plan
-
-        names = list(compiled.hosts)
-        told = planned if dry_run else None
-        work = state_on(compiled, adding, self.app.emit, owner(), told, adopt=adopt)
-        done = self._each(names, work, limits, on_result)
-        done.plans = {name: plans[name] for name in names if name in plans}
+        found, plans = added(
+            compiled, adding, self.app.emit, owner(), limits or Limits(), on_result,
+            dry_run=dry_run, adopt=adopt,
+        )  # fmt: skip
+        done = _done(compiled.hosts, found)
+        done.plans = plans
         return done
 
 

@@ -33,6 +33,10 @@ class Endable(Protocol):
     def end_input(self) -> None: ...
 
 
+class StoppedError(UnreachableError):
+    """Ctrl-C came before anything was begun on the host."""
+
+
 class Watch:
     """What runs now, by host, and until when. One thread serves all time-outs."""
 
@@ -41,21 +45,30 @@ class Watch:
         self._due: list[tuple[float, int, str]] = []
         self._running: dict[str, Endable] = {}
         self._late: set[str] = set()
+        self.begun: set[str] = set()
         self._count = itertools.count()
         self._thread: threading.Thread | None = None
         self.stopping = False
 
-    def begin(self, host: str, shell: Endable, timeout: float) -> None:
+    def begin(self, host: str, shell: Endable, timeout: float | None = None) -> None:
+        """Before anything is sent to `shell`; `timeout`: s until it is stopped. StoppedError."""
         with self._changed:
+            self.check(host)
             self._running[host] = shell
+            self.begun.add(host)
             self._late.discard(host)
+            if timeout is None:
+                return
             heapq.heappush(self._due, (time.monotonic() + timeout, next(self._count), host))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="watch", daemon=True)
                 self._thread.start()
             self._changed.notify()
+
+    def check(self, host: str) -> None:
+        """StoppedError once all was told to stop."""
         if self.stopping:
-            _end(shell)
+            raise StoppedError(host, "stopped before it began")
 
     def end(self, host: str) -> bool:
         """The host is done; True when its time was over before."""
@@ -122,8 +135,9 @@ def each(hosts: Sequence[str], work: Work, limits: Limits, told: Told, watch: Wa
         def enough(now: int, before: int = already) -> bool:
             return limits.too_many(before + now, len(hosts))
 
-        pool = _Pool(batch, work, limits.parallel, enough)
+        pool = _Pool(batch, work, enough)
         try:
+            pool.start(limits.parallel)
             for _ in batch:
                 result = pool.next()
                 if result is None:
@@ -146,31 +160,83 @@ def each(hosts: Sequence[str], work: Work, limits: Limits, told: Told, watch: Wa
     return fleet
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    name: str
+    hosts: Sequence[str]
+    work: Work
+
+
+def rounds(
+    todo: Sequence[Round],
+    limits: Limits,
+    told: Told,
+    watch: Watch,
+    begun: Callable[[Round], None] = lambda _: None,
+) -> Fleet:
+    """Rounds of work, each within the limits and begun only when the one before went well on all
+    its hosts. A host's result has the changes and the seconds of all its rounds.
+    """
+    fleet = Fleet({host: HostResult(host, State.NOT_RUN) for each_ in todo for host in each_.hosts})
+    last = {host: each_ for each_ in todo for host in each_.hosts}
+    for now in todo:
+
+        def heard(result: HostResult, now: Round = now) -> None:
+            was = fleet.results[result.host]
+            result = replace(
+                result, changes=was.changes + result.changes, seconds=was.seconds + result.seconds
+            )
+            fleet.results[result.host] = result
+            if result.state is not State.OK or last[result.host] is now:
+                told(result)
+
+        begun(now)
+        found = each(now.hosts, now.work, limits, heard, watch)
+        fleet.interrupted, fleet.unsure = found.interrupted, found.unsure
+        bad = {result.host for result in found.results.values() if result.state is not State.OK}
+        if bad or fleet.interrupted:
+            coming = {h for later in todo[todo.index(now) + 1 :] for h in later.hosts} - bad
+            coming |= {h for h in bad if found.results[h].state is State.NOT_RUN}
+            for host in coming:
+                was = fleet.results[host]
+                fleet.results[host] = replace(was, state=State.NOT_RUN, status=None)
+            break
+    return fleet
+
+
 def _interrupt(fleet: Fleet, pool: _Pool, told: Told, watch: Watch) -> None:
+    """Hosts that are yet being connected to are not waited for: they will begin nothing."""
     pool.todo.clear()
-    watch.stop()
     deadline = time.monotonic() + STOPPING
     with suppress(KeyboardInterrupt):  # a second Ctrl-C: without waiting for their word
-        while (left := deadline - time.monotonic()) > 0:
+        ended = watch.stop()
+        while watch.begun.intersection(pool.busy) and (left := deadline - time.monotonic()) > 0:
             result = pool.next(left)
             if result is None:
                 break
-            if result.state is State.FAILED:
-                result = replace(result, state=State.STOPPED)
+            if result.host in ended:
+                result = _stopped(result)
             fleet.results[result.host] = result
-            told(result)
-    fleet.unsure = tuple(pool.busy)
+            if result.state is not State.NOT_RUN:
+                told(result)
+    fleet.unsure = tuple(host for host in pool.busy if host in watch.begun)
     for host in fleet.unsure:
         error = f"did not say within {STOPPING:.0f} s that its command was stopped"
         fleet.results[host] = HostResult(host, State.STOPPED, error=error)
+        told(fleet.results[host])
+
+
+def _stopped(result: HostResult) -> HostResult:
+    """Of a host whose input was ended by us."""
+    if result.state in (State.UNREACHABLE, State.NOT_RUN):  # no link is what we made
+        return replace(result, state=State.STOPPED, error="", tip="")
+    return replace(result, state=State.STOPPED) if result.state is State.FAILED else result
 
 
 class _Pool:
     """Daemon threads, so that a host which hangs cannot keep the program from ending."""
 
-    def __init__(
-        self, hosts: Sequence[str], work: Work, parallel: int, enough: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, hosts: Sequence[str], work: Work, enough: Callable[[int], bool]) -> None:
         self.todo = deque(hosts)
         self._enough = enough  # whether so many failures are the end: asked before a next host
         self._failed = 0
@@ -178,8 +244,11 @@ class _Pool:
         self.busy: dict[str, None] = {}
         self._work = work
         self._done: queue.SimpleQueue[HostResult | BaseException | None] = queue.SimpleQueue()
-        self._workers = min(parallel, len(hosts))
-        for i in range(self._workers):
+        self._workers = 0
+
+    def start(self, parallel: int) -> None:
+        for i in range(min(parallel, len(self.todo))):
+            self._workers += 1
             threading.Thread(target=self._worker, name=f"host-{i}", daemon=True).start()
 
     def next(self, timeout: float | None = None) -> HostResult | None:
@@ -231,11 +300,11 @@ class _Pool:
 
 
 def failure(host: str, error: HostError, seconds: float = 0.0) -> HostResult:
-    unreachable = isinstance(error, UnreachableError)
+    state = State.UNREACHABLE if isinstance(error, UnreachableError) else State.FAILED
     command = error if isinstance(error, CommandError) else None
     return HostResult(
         host,
-        State.UNREACHABLE if unreachable else State.FAILED,
+        State.NOT_RUN if isinstance(error, StoppedError) else state,
         status=command.status if command is not None else None,
         output=command.output if command is not None else "",
         error=error.message,

@@ -33,8 +33,8 @@ def run_on(
                 held.clear()
 
         shell = connect(host)
-        watch.begin(host, shell, task.timeout)
         try:
+            watch.begin(host, shell, task.timeout)
             limit = task.timeout + STOPPING + 5.0
             told = on_line if line is not None else None
             records = shell.run(script, timeout=limit, on_line=told, what="the command")

@@ -5,6 +5,10 @@ standard input. Nothing is ever sent there while a command runs, so the watcher 
 that input ends: the controller ended it (Ctrl-C, a time-out), died, or the link broke. It then
 ends the command with all its children, TERM first, KILL two seconds later. So no command outlives
 its controller, whatever became of that; what made itself a daemon does, as it should.
+
+The watcher is what runs in the background, not the command: what a shell starts in the background
+ignores SIGINT and SIGQUIT, and so would all that it starts (`timeout -s INT` would end nothing).
+So the watcher does not know the command's process; it looks for the shell's other child.
 """
 
 from __future__ import annotations
@@ -17,18 +21,30 @@ from lvsfab.execute.task import Task
 MAX_WORD = 100_000  # bytes; the kernel takes 128 KiB in one argument (MAX_ARG_STRLEN)
 
 PRELUDE = r"""
-guard() { # "$@" in a session of its own, with $r_in as standard input; it ends with ours
-  if has setsid; then setsid "$@" <"$r_in" & else "$@" <"$r_in" & fi
-  g_pid=$!
+guard() { # "$@" in a session of its own: reads $r_in, has standard error as 4; it ends with ours
   (
     read -r g_word <&3
+    read -r g_self g_word </proc/self/stat
+    g_pid= g_tries=0
+    while [ -z "$g_pid" ] && [ "$g_tries" -lt 10 ]; do # it may not have begun yet
+      [ "$g_tries" = 0 ] || sleep 1
+      g_tries=$((g_tries + 1))
+      g_pid=$(cat /proc/[0-9]*/stat | sed -n "s/^\([0-9]*\) .*) [A-Za-z] $$ .*/\1/p" |
+        grep -vx "$g_self")
+    done
     kill -s TERM -- "-$g_pid" || kill -s TERM "$g_pid"
     sleep 2
     kill -s KILL -- "-$g_pid" || kill -s KILL "$g_pid"
   ) >/dev/null 2>&1 </dev/null &
   g_watch=$!
-  # KILL: a subshell just made may still have our traps, and would swallow a TERM
-  { wait "$g_pid"; g_status=$?; kill -s KILL "$g_watch"; wait "$g_watch"; } 2>/dev/null
+  if has setsid; then set -- setsid "$@"; fi
+  {
+    "$@" <"$r_in" 3<&-
+    g_status=$?
+    # KILL: a subshell just made may still have our traps, and would swallow a TERM
+    kill -s KILL "$g_watch"
+    wait "$g_watch"
+  } 4>&2 2>/dev/null # where a shell says by what signal it ended
   return "$g_status"
 }
 r_sent() { # a private directory for what is sent, gone with the shell
@@ -55,11 +71,11 @@ def run_script(task: Task) -> str:
 
 
 def _inner(task: Task) -> str:
-    parts = ["umask 022"]
+    parts = ["exec 2>&4 4>&-", "umask 022"]
     if task.cwd:
         parts.append(f"cd -- {shlex.quote(task.cwd)} || exit")
     parts += [f"export {name}={shlex.quote(value)}" for name, value in task.env.items()]
-    parts.append('exec "$@" 3<&-')
+    parts.append('exec "$@"')
     return "\n".join(parts)
 
 

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from lvsfab.document import Document
 from lvsfab.engine import Emit, Engine, Event
-from lvsfab.errors import CommandError, ConflictError, InputError
-from lvsfab.execute.done import Done, Told
-from lvsfab.execute.fleet import failure
+from lvsfab.errors import CommandError, ConflictError, HostError, InputError
+from lvsfab.execute.fleet import Fleet, Round, Told, Watch, failure, rounds
+from lvsfab.execute.limits import Limits
 from lvsfab.execute.task import HostResult, State
 from lvsfab.model import Host, Inventory
-from lvsfab.plan import HostPlan
+from lvsfab.plan import HostPlan, unopposed
 from lvsfab.recipe import Compiled, Phase, Recipe, RecipeDoc
+from lvsfab.session import Shell
 from lvsfab.states import BUILDERS, KINDS
 from lvsfab.states.base import Context
 
+T = TypeVar("T")
 _WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -33,6 +37,40 @@ class AddingEngine(Engine):
     """An engine that leaves alone what a journal has and nobody here wants."""
 
     undoing = False
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[str], Shell],
+        emit: Emit,
+        watch: Watch,
+        *,
+        break_lock: bool = False,
+    ) -> None:
+        super().__init__(name, connect, emit, break_lock=break_lock)
+        self._watch = watch
+
+    def each(
+        self, hosts: Iterable[str], work: Callable[[str], T]
+    ) -> tuple[dict[str, T], dict[str, HostError]]:
+        """In this thread: there is one host, and the program's end waits for no pool's threads."""
+        results: dict[str, T] = {}
+        errors: dict[str, HostError] = {}
+        for host in hosts:
+            try:
+                results[host] = work(host)
+            except HostError as error:
+                errors[host] = error
+        return results, errors
+
+    def shell(self, host: str) -> Shell:
+        """Once all was told to stop, no host gets a new one."""
+        if host in self.shells:
+            return self.shells[host]
+        self._watch.check(host)
+        shell = super().shell(host)
+        self._watch.begin(host, shell)
+        return shell
 
     def plan(self, compiled: Compiled, **options: Any) -> dict[str, HostPlan]:
         hosts = {name: compiled.inventory.hosts[name] for name in compiled.hosts}
@@ -128,25 +166,48 @@ def compile_state(
 
 
 Planned = Callable[[HostPlan], None]
-Adding = Callable[[Emit], AddingEngine]
+Adding = Callable[[Emit, Watch], AddingEngine]
+
+
+class Engines:
+    """An engine for each host. `keep`: from one round of work to the next, until `close`."""
+
+    def __init__(self, adding: Adding, emit: Emit, watch: Watch, *, keep: bool) -> None:
+        def told(event: Event) -> None:
+            if event.what != "phase":  # it is each engine's, of one host
+                emit(event)
+
+        self._make = partial(adding, told, watch)
+        self._watch = watch
+        self._keep = keep
+        self._kept: dict[str, AddingEngine] = {}
+
+    @contextmanager
+    def of(self, host: str) -> Iterator[AddingEngine]:
+        engine = self._kept.setdefault(host, self._make()) if self._keep else self._make()
+        try:
+            yield engine
+        finally:
+            if not self._keep:
+                self._watch.end(host)
+                engine.close()
+
+    def close(self) -> None:
+        for engine in self._kept.values():
+            engine.close()
 
 
 def state_on(
     compiled: Compiled,
-    adding: Adding,
-    emit: Emit,
+    engines: Engines,
     owner: str,
-    planned: Planned | None,
+    planned: Planned | None = None,
     *,
     adopt: bool = False,
 ) -> Callable[[str], HostResult]:
-    """What `fleet.each` does on each host of a compiled recipe with one phase. With `planned`
-    nothing is changed: it is told the plan. `adopt`: as the engine has it.
+    """What `fleet.each` does on each host of a compiled recipe. With `planned` nothing is changed:
+    it is told the plan. `adopt`: as the engine has it.
     """
-
-    def told(event: Event) -> None:
-        if event.what != "phase":  # there is but one, and each host has an engine of its own
-            emit(event)
 
     def one(host: str) -> HostResult:
         began = time.monotonic()
@@ -157,7 +218,7 @@ def state_on(
         )
         alone = replace(compiled, phases=mine)
         try:
-            with adding(told) as engine:
+            with engines.of(host) as engine:
                 if planned is not None:
                     plan = engine.plan(alone)[host]
                     planned(plan)
@@ -175,30 +236,45 @@ def state_on(
     return one
 
 
-def in_phases(
+def added(
     compiled: Compiled,
-    engine: Engine,
+    adding: Adding,
+    emit: Emit,
     owner: str,
+    limits: Limits,
+    told: Told,
     *,
     dry_run: bool,
     adopt: bool,
-    told: Told,
-) -> Done:
-    """A recipe with several phases: within one, hosts are worked on at the same time."""
-    results = {}
-    if dry_run:
-        plans = engine.plan(compiled)
-        for host, plan in plans.items():
-            results[host] = HostResult(host, State.OK, changes=len(plan.steps))
-        return Done(results, plans=plans)
-    outcome = engine.up(compiled, owner, adopt=adopt)
-    for host in compiled.hosts:
-        if host in outcome.failed:
-            results[host] = failure(host, outcome.failed[host])
-        elif host in outcome.not_reached:
-            results[host] = HostResult(host, State.NOT_RUN)
-        else:
-            changes = len(outcome.plans[host].steps)
-            results[host] = HostResult(host, State.OK, 0, changes=changes)
-        told(results[host])
-    return Done(results)
+) -> tuple[Fleet, dict[str, HostPlan]]:
+    """Phase by phase, each within the limits. Of several phases none is begun unless every host can
+    have them all. A dry run gives the plans.
+    """
+    plans: dict[str, HostPlan] = {}
+    several = len(compiled.phases) > 1
+
+    def planned(plan: HostPlan) -> None:
+        plans[plan.host] = plan
+        if not (dry_run or adopt):
+            unopposed([plan])
+
+    def looked(host: str) -> HostResult:  # what is planned is made in the rounds to come
+        result = look(host)
+        return result if dry_run else replace(result, changes=0)
+
+    def begun(now: Round) -> None:
+        if now.name:
+            emit(Event("phase", text=now.name))
+
+    watch = Watch()
+    engines = Engines(adding, emit, watch, keep=several)
+    look = state_on(compiled, engines, owner, planned)
+    todo = [Round("", compiled.hosts, looked)] if dry_run or several else []
+    for phase in () if dry_run else compiled.phases:
+        work = state_on(replace(compiled, phases=(phase,)), engines, owner, adopt=adopt)
+        todo.append(Round(phase.on if several else "", tuple(phase.resources), work))
+    try:
+        found = rounds(todo, limits, told, watch, begun)
+    finally:
+        engines.close()
+    return found, {h: plans[h] for h in compiled.hosts if h in plans and dry_run}

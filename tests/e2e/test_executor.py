@@ -128,6 +128,27 @@ def test_put_and_get(lab: LabUnderTest, tmp_path: Path) -> None:
     lab.cli("run", "rs1 or rs2", "--", "rm", "/root/there")
 
 
+def test_ctrl_c_ends_a_copy_and_leaves_no_part_of_it(lab: LabUnderTest, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.truncate(200_000_000)
+    argv = [str(LVSFAB), "put", "-i", str(lab.path), "rs1", str(source), "/dev/shm/there", "--json"]
+    process = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
+    )
+    look = "ls /dev/shm/.lvsfab.* /dev/shm/there 2>/dev/null || :"
+    deadline = time.monotonic() + 30
+    while not lab.sh("rs1", look):
+        assert time.monotonic() < deadline, "nothing of it arrives"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert '"state":"stopped"' in out.replace(" ", "")
+    assert "interrupted: stopped on rs1" in err
+    while lab.sh("rs1", look):
+        assert time.monotonic() < deadline, "a part of it stays"
+
+
 def test_a_state_is_planned_made_and_undone(clean: LabUnderTest) -> None:
     state = ("state", "rs1 or rs2", "sysctl", "net.ipv4.ip_forward=1")
     before = clean.snapshot()
@@ -144,9 +165,14 @@ def test_a_recipe_of_ones_own_is_added_to_what_is_up(clean: LabUnderTest, tmp_pa
     recipe.write_text(
         "name: mine\ntitle: a page\nsteps:\n  - on: real_server\n    do:\n"
         "      - file: {path: /srv/mine, content: hello}\n"
+        "  - on: director\n    do:\n      - file: {path: /srv/later, content: hello}\n"
     )
     clean.cli("up", "tun", "--no-verify")
-    clean.cli("apply", str(recipe))
+    assert clean.cli("apply", str(recipe), "--dry-run", code=2).out.count("/srv/") == 3
+    done = clean.cli("apply", str(recipe), "--batch", "1")
+    assert done.err.index("rs1") < done.err.index("rs2") < done.err.index("/srv/later")
+    assert "3 changes" in done.err
+    assert "0 changes" in clean.cli("apply", str(recipe)).err
     assert clean.cli("plan", "tun", code=2).out.count("/srv/mine") > 0  # `up` would take it back
     clean.cli("verify", "-n", "6")
     clean.cli("down")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from lvsfab.errors import CommandError, InputError, UnreachableError
 from lvsfab.execute import last
-from lvsfab.execute.fleet import Watch, each
+from lvsfab.execute.fleet import Round, Watch, each, rounds
 from lvsfab.execute.limits import Limits, share
 from lvsfab.execute.task import HostResult, State, exit_code
 
@@ -131,18 +132,97 @@ def test_ctrl_c_stops_what_runs_and_begins_no_more() -> None:
 
 def test_a_host_that_never_answers_does_not_hold_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvsfab.execute.fleet.STOPPING", 0.2)
-    release = threading.Event()
+    release, watch = threading.Event(), Watch()
 
     def work(host: str) -> HostResult:
+        watch.begin(host, Held(), 60)
         release.wait(20)
         return ok(host)
 
     timer = threading.Timer(0.2, ctrl_c)
     timer.start()
-    done = each(HOSTS[:1], work, Limits(), ignore, Watch())
+    told: list[HostResult] = []
+    done = each(HOSTS[:1], work, Limits(), told.append, watch)
     release.set()
     assert done.unsure == ("h0",)
     assert "did not say" in done.results["h0"].error
+    assert told == [done.results["h0"]]
+
+
+def test_a_second_ctrl_c_while_the_first_stops_hosts_ends_it_at_once() -> None:
+    """To end a host's input is a packet to send: it may take its time."""
+    release, watch = threading.Event(), Watch()
+
+    class Stuck(Held):
+        def end_input(self) -> None:
+            ctrl_c()
+            time.sleep(0.1)
+
+    def work(host: str) -> HostResult:
+        watch.begin(host, Stuck())
+        release.wait(20)
+        return ok(host)
+
+    threading.Timer(0.2, ctrl_c).start()
+    began = time.monotonic()
+    done = each(HOSTS[:1], work, Limits(), ignore, watch)
+    release.set()
+    assert time.monotonic() - began < 3
+    assert (done.interrupted, done.unsure) == (True, ("h0",))
+
+
+def test_a_link_that_ends_by_ctrl_c_is_no_unreachable_host() -> None:
+    watch = Watch()
+
+    def work(host: str) -> HostResult:
+        held = Held()
+        watch.begin(host, held)
+        assert held.ended.wait(10)
+        raise UnreachableError(host, "link lost: its input has ended")
+
+    threading.Timer(0.2, ctrl_c).start()
+    done = each(HOSTS[:1], work, Limits(), ignore, watch)
+    assert done.results["h0"] == HostResult("h0", State.STOPPED, seconds=done.results["h0"].seconds)
+
+
+def test_a_round_is_begun_when_the_one_before_went_well() -> None:
+    order: list[str] = []
+
+    def work(name: str, bad: str = "") -> Callable[[str], HostResult]:
+        def one(host: str) -> HostResult:
+            order.append(f"{name} {host}")
+            if host == bad:
+                raise CommandError(host, "no")
+            return HostResult(host, State.OK, 0, changes=1)
+
+        return one
+
+    def result(*todo: Round, limits: Limits) -> dict[str, tuple[State, int]]:
+        order.clear()
+        told: list[HostResult] = []
+        done = rounds(todo, limits, told.append, Watch())
+        heard = [r.host for r in told]
+        assert sorted(heard) == [
+            h for h, r in done.results.items() if r.state is not State.NOT_RUN
+        ]  # each once, at its end
+        return {host: (r.state, r.changes) for host, r in done.results.items()}
+
+    one, two = Round("1", HOSTS[:2], work("1")), Round("2", HOSTS[1:3], work("2"))
+    alone = Limits(parallel=1)
+    assert result(one, two, limits=alone) == {
+        "h0": (State.OK, 1), "h1": (State.OK, 2), "h2": (State.OK, 1),
+    }  # fmt: skip
+    assert order == ["1 h0", "1 h1", "2 h1", "2 h2"]
+    bad = Round("1", HOSTS[:2], work("1", bad="h0"))
+    assert result(bad, two, limits=alone) == {
+        "h0": (State.FAILED, 0), "h1": (State.NOT_RUN, 1), "h2": (State.NOT_RUN, 0),
+    }  # fmt: skip
+    assert order == ["1 h0", "1 h1"]
+    fast = Limits(parallel=1, max_fail=share("1"))
+    assert result(bad, two, limits=fast) == {
+        "h0": (State.FAILED, 0), "h1": (State.NOT_RUN, 0), "h2": (State.NOT_RUN, 0),
+    }  # fmt: skip
+    assert order == ["1 h0"]
 
 
 @given(st.integers(1, 5000), st.integers(1, 100))

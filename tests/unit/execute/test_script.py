@@ -131,6 +131,26 @@ def test_what_ignores_being_asked_is_killed(sh: list[str]) -> None:
     assert gone(mark)
 
 
+def test_a_command_has_the_signals_of_any(sh: list[str]) -> None:
+    """What a shell runs in the background ignores SIGINT and SIGQUIT; no shell can undo that."""
+    began = time.monotonic()
+    done = run(sh, Task(argv=("timeout", "-s", "INT", "0.3", "sleep", "20")))
+    assert done.status == 124
+    assert time.monotonic() - began < 10
+    signals = run(sh, Task(argv=("grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status")))
+    assert {line.split()[1] for line in signals.output.splitlines()} == {"0" * 16}
+
+
+def test_a_command_has_three_open_files(sh: list[str]) -> None:
+    done = run(sh, Task(shell="ls /proc/$$/fd"))
+    assert done.output.split() == ["0", "1", "2"]
+
+
+def test_what_ends_by_a_signal_says_no_more_than_it_did(sh: list[str]) -> None:
+    done = run(sh, Task(shell="echo one; echo two >&2; kill -9 $$"))
+    assert (done.status, done.output) == (137, "one\ntwo\n")
+
+
 def test_stopping_is_told_by_the_host_itself(sh: list[str]) -> None:
     mark = f"30.{uuid.uuid4().int % 10**9}"
     watch = Watch()
