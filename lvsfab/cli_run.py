@@ -120,7 +120,7 @@ class WithCommand(click.Command):
 @click.option("--cwd", metavar="DIR", default="", help="In this directory.")
 @click.option("--env", multiple=True, callback=settings, metavar="NAME=VALUE",
               help="With this environment variable; may be given often.")  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True,
+@click.option("--timeout", type=float, default=0.0, metavar="S", show_default="none",
               help="Seconds for each host; then it is stopped there.")  # fmt: skip
 @click.option("--group", is_flag=True, help="Show equal outputs once, at the end.")
 @click.option(

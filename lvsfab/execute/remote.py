@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lvsfab.errors import CommandError
 from lvsfab.execute.fleet import STOPPING, Watch
 from lvsfab.execute.script import run_script
-from lvsfab.execute.task import TIMED_OUT, HostResult, State, Task
+from lvsfab.execute.task import MAX_TIMEOUT, TIMED_OUT, HostResult, State, Task
 from lvsfab.session import Shell
 
 Line = Callable[[str, str], None]  # host, one line of output without its end
@@ -34,8 +34,8 @@ def run_on(
 
         shell = connect(host)
         try:
-            watch.begin(host, shell, task.timeout)
-            limit = task.timeout + STOPPING + 5.0
+            watch.begin(host, shell, task.timeout or None)
+            limit = (task.timeout or MAX_TIMEOUT) + STOPPING + 5.0
             told = on_line if line is not None else None
             records = shell.run(script, timeout=limit, on_line=told, what="the command")
         finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lvsfab.errors import CommandError, InputError, UnreachableError
 
 MAX_SENT = 64 * 1024 * 1024  # bytes of a script or of standard input; `lvsfab put` takes more
+MAX_TIMEOUT = 365 * 86400.0  # s; and what stands for none: waits take no infinity
 TIMED_OUT = 124  # exit status that stands for a time-out, as timeout(1) has it
 
 
@@ -19,7 +20,7 @@ class Task:
     content, run by what its first line names, else sh; `argv` are its arguments).
 
     `stdin`: what it reads; None: nothing. `cwd`, `env`: where and with what. `timeout`: seconds
-    on each host, then it is stopped there. `shown`: how a person would name it.
+    on each host, then it is stopped there; 0: none. `shown`: how a person would name it.
     """
 
     argv: tuple[str, ...] = ()
@@ -28,7 +29,7 @@ class Task:
     stdin: bytes | None = None
     cwd: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
-    timeout: float = 60.0
+    timeout: float = 0.0
     shown: str = ""
 
     def __post_init__(self) -> None:
@@ -38,6 +39,8 @@ class Task:
             raise InputError("a shell text takes no further words")
         if self.shell is None and self.script is None and not self.argv:
             raise InputError("nothing to run", tip="lvsfab run TARGET -- COMMAND...")
+        if not 0 <= self.timeout <= MAX_TIMEOUT:  # nan and inf are not either
+            raise InputError(f"`{self.timeout:g}`: seconds, 0 for no limit", key="--timeout")
         for name in self.env:
             if not name.replace("_", "a").isalnum() or name[0].isdigit() or not name.isascii():
                 raise InputError(f"`{name}` is no name of an environment variable", key="--env")

@@ -19,7 +19,7 @@ from lvsfab.errors import CommandError, InputError, UnreachableError
 from lvsfab.execute.fleet import Watch
 from lvsfab.execute.remote import run_on
 from lvsfab.execute.script import MAX_WORD, PRELUDE, interpreter, run_script
-from lvsfab.execute.task import HostResult, State, Task, content
+from lvsfab.execute.task import MAX_TIMEOUT, HostResult, State, Task, content
 from lvsfab.session import Shell
 from tests.unit.local import LocalChannel
 
@@ -124,6 +124,14 @@ def test_time_over_stops_the_command_and_its_children(sh: list[str]) -> None:
     assert gone(mark)
 
 
+def test_the_longest_time_there_is_and_none_are_waited_for(sh: list[str]) -> None:
+    """More would be an error in the one thread that serves all time-outs."""
+    watch = Watch()
+    assert run(sh, Task(argv=("true",), timeout=MAX_TIMEOUT), watch).state is State.OK
+    assert run(sh, Task(argv=("true",)), watch).state is State.OK
+    assert run(sh, Task(argv=("sleep", "30"), timeout=0.3), watch).status == 124
+
+
 def test_what_ignores_being_asked_is_killed(sh: list[str]) -> None:
     mark = f"30.{uuid.uuid4().int % 10**9}"
     done = run(sh, Task(shell=f"trap '' TERM; echo begun; sleep {mark}; sleep {mark}", timeout=0.5))
@@ -202,6 +210,9 @@ def test_the_shell_is_there_for_the_next_script(sh: list[str]) -> None:
         {"argv": ("a\0b",)},
         {"argv": ("a",), "env": {"A-B": "c"}},
         {"argv": ("a",), "env": {"1A": "c"}},
+        {"argv": ("a",), "timeout": float("nan")},
+        {"argv": ("a",), "timeout": float("inf")},
+        {"argv": ("a",), "timeout": -1.0},
     ],
 )
 def test_what_cannot_be_run_is_refused(fields: dict[str, object]) -> None:

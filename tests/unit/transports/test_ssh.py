@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any, cast
 import pytest
 from paramiko import SSHException
 
+from lvsfab.transports import ssh
 from lvsfab.transports.ssh import MAX_STDERR, SSHChannel
 
 
@@ -105,3 +107,15 @@ def test_paramikos_own_errors_are_a_lost_link() -> None:
 
 def test_errors_without_end_keep_nobody() -> None:
     assert len(Host(parts).channel().stderr()) == MAX_STDERR
+
+
+def test_a_host_that_is_gone_is_seen_in_90_s() -> None:
+    """A command may take as long as it likes: nothing else would see it for two hours."""
+    with socket.socket() as sock:
+        ssh.lively(sock)
+        idle, between, count = (
+            sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert idle + between * count == 90
