@@ -266,6 +266,8 @@ def engine() -> Iterator[docker_engine.Engine]:
         with connected() as found:
             yield found
         return
+    if address := os.environ.get("DOCKER_HOST"):
+        pytest.fail(f"DOCKER_HOST={address}, and no engine answers there: unset it, or start that")
     script = str(ROOT / ".ci/docker")
     before = traces()
     started = subprocess.run(

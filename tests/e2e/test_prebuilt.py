@@ -1,4 +1,6 @@
-"""What `make demo` does on a new machine: the distribution's own kernel, and what it lacks."""
+"""What `make demo` does on a new machine: the distribution's own kernel, and what it lacks. With
+`BACKEND=docker` the same kernel, in containers.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module")
-def prebuilt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
-    path = inventory_file(tmp_path_factory.mktemp("prebuilt"), "e2e-prebuilt", "rootless")
-    path.write_text(path.read_text().replace("kernel: built", "kernel: prebuilt"))
-    lab = LabUnderTest(path, "rootless")
+def prebuilt(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
+    own = {"kernel: built": "kernel: prebuilt", "100.64.10.0": "100.64.5.0"}
+    path = inventory_file(tmp_path_factory.mktemp("prebuilt"), "e2e-prebuilt", backend, **own)
+    lab = LabUnderTest(path, backend)
     try:
         lab.cli("lab", "up", timeout=900)
         yield lab
