@@ -208,8 +208,9 @@ def hosts(report: Reporter, inventory: str, target: str) -> None:
 
     meant = _fleet(report, inventory).select(target)
     report.hosts(meant.hosts)
-    done = Done({}).also(meant)
-    RunReport(report, ()).ended(done.results)
+    shown = RunReport(report, ())
+    done = Done({}).also(meant, shown.result)
+    shown.ended(done.results)
     _end(done)
 
 

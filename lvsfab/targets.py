@@ -71,7 +71,7 @@ def select(target: str, inventory: Inventory, facts: Facts | None = None) -> Sel
 
 
 def wants_facts(target: str) -> bool:
-    return any(not t.quoted and t.text.startswith("fact:") for t in _tokens(target))
+    return any(token.text.startswith("fact:") for token in _tokens(target))
 
 
 def _tokens(target: str) -> list[_Token]:

@@ -105,7 +105,11 @@ def test_hosts_that_cannot_be_asked_for_facts_are_left_out_and_told(hosts: Hosts
     }  # fmt: skip
     assert done.code == 4
     assert "rs2      UNREACHABLE no facts, so whether `not fact:os=plan9` means it" in done.err
-    assert hosts("hosts", "not fact:os=plan9").code == 4
+    done = hosts("hosts", "not fact:os=plan9", "--json")
+    assert done.code == 4
+    listed, unasked = done.documents
+    assert [host["name"] for host in listed["hosts"]] == ["rs1", "rs3"]
+    assert (unasked["host"], unasked["state"]) == ("rs2", "unreachable")
     assert hosts("run", "rs1 or fact:os=*", "--", "true").code == 4
     assert hosts("run", "rs* and not rs2 and fact:os=*", "--", "true").code == 0
 

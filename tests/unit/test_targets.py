@@ -21,7 +21,7 @@ INVENTORY = Inventory("t", HOSTS)
 FACTS = {  # the client could not be asked
     "director": {"os": "alpine", "tool.ipvsadm": "1.31", "address": "10.1.1.1\n192.0.2.1"},
     "rs1": {"os": "debian", "lvs": ""},
-    "rs2": {"os": "debian", "address": "10.1.2.2"},
+    "rs2": {"os": "debian", "address": "10.1.2.2", "os_name": "Debian (a fork)"},
 }
 
 
@@ -51,6 +51,7 @@ def names(target: str) -> str:
         ("'re:^(rs1|client)$'", "client rs1"),
         ("fact:os=alp*", "director"),
         ("fact:address=10.1.* and rs*", "rs2"),
+        ("rs* and 'fact:os_name=Debian (a fork)'", "rs2"),
         ("not not rs1", "rs1"),
     ],
 )
@@ -121,6 +122,7 @@ def test_no_match_is_an_error() -> None:
 
 def test_facts_are_asked_only_where_a_target_speaks_of_them() -> None:
     assert wants_facts("rs1 and fact:os=x")
+    assert wants_facts("rs1 and 'fact:os_name=Debian GNU/Linux*'")
     assert not wants_facts("role:client")
 
 
