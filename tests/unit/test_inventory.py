@@ -112,3 +112,11 @@ def test_hostile_names_are_refused_or_plain(text: str, field: str) -> None:
 
 def test_the_schema_is_for_editors() -> None:
     assert "hosts" in str(inventory.schema())
+
+
+def test_labs_that_are_shipped_can_run_side_by_side() -> None:
+    folder = inventory.find("lab").parent
+    labs = [inventory.load(path).lab for path in sorted(folder.glob("*.yml"))]
+    assert len(labs) > 5
+    networks = [found.management for found in labs if found is not None]
+    assert len(networks) == len(set(networks)) == len(labs)
