@@ -47,12 +47,15 @@ keepalived_put() { # as put_file
   k_new=$k_dir/conf
   file_fill "$k_new" "$5" "$6" || { rm -rf "$k_dir"; return 1; }
   keepalived_refuses "$k_new" && { rm -rf "$k_dir"; return 1; }
-  if grep -q sorry_server "$1" 2>/dev/null && ! grep -q sorry_server "$k_new"; then
-    keepalived_not_sorry "$1"
-  fi
+  keepalived_forgets sorry_server "$1" "$k_new" && keepalived_not_sorry "$1"
+  k_synced=
+  keepalived_forgets lvs_sync_daemon "$1" "$k_new" && k_synced=1
   rm -rf "$k_dir"
   mkdir -p /run/lvsfab && : >/run/lvsfab/keepalived.pending && put_file "$@" || return 1
   keepalived_take
+}
+keepalived_forgets() { # WORD OLD NEW: whether the new configuration has not what the old one had
+  grep -q "$1" "$2" 2>/dev/null && ! grep -q "$1" "$3"
 }
 keepalived_not_sorry() { # a checker that is told to drop a sorry server dies (2.3.3) and starts
   # anew, and lets weights be that the same configuration changes: so it is told of that first
@@ -65,6 +68,10 @@ keepalived_drop() { # as drop_file; a daemon that runs goes on with what it has
 }
 keepalived_take() {
   k_pid=$(keepalived_pid) && { kill -HUP "$k_pid" || return 1; }
+  # it lets the kernel go on with what it is told of no more, and ip_vs stays in use
+  [ -z "$k_synced" ] || for k_way in master backup; do
+    ipvsadm --stop-daemon "$k_way" >/dev/null 2>&1
+  done
   keepalived_taken
 }
 keepalived_taken() {
