@@ -21,6 +21,7 @@ from lvsfab.states.let_in import LetIn
 from lvsfab.states.module import Module
 from lvsfab.states.nft import NftTable
 from lvsfab.states.package import Package
+from lvsfab.states.sebool import Sebool
 from lvsfab.states.service import Service
 
 _VRRP_GROUP = {4: "224.0.0.18", 6: "ff02::12"}
@@ -59,6 +60,7 @@ class IpvsTable(Composite):
             *_let_in(cluster, keepalived),
             File(path=PROTOCOL_FILE, content=PROTOCOL, mode="0644"),
             KeepalivedConfig(content=render(cluster, keepalived, context, service, servers)),
+            Sebool(name="keepalived_connect_any"),  # or its checks reach the ports of HTTP alone
             Service(name="keepalived", running=True, enabled=True),
         )
 

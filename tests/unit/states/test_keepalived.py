@@ -181,6 +181,7 @@ virtual_server fwmark 19542 {
 """
     )
     kinds = [r.type.kind for r in found.resources("lb2")]
+    assert kinds.index("sebool") < kinds.index("service")
     assert kinds.index("nft") < kinds.index("keepalived")  # packets are marked by either director
 
 

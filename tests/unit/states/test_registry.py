@@ -37,6 +37,7 @@ LINES: dict[str, dict[str, Any]] = {
     "real_server": {"service": "tcp:10.1.1.1:80", "address": "10.1.1.2", "method": "dr"},
     "repository": {"name": "lb", "url": "http://172.25.67.250/rhel6.5/LoadBalancer"},
     "route": {"to": "10.0.0.0/8", "via": "10.1.1.1", "dev": "e0", "src": "10.1.1.2", "table": "t"},
+    "sebool": {"name": "keepalived_connect_any", "on": True},
     "service": {"name": "keepalived", "running": True},
     "sysctl": {"name": "net.ipv4.ip_forward", "value": "1"},
     "testpage": {"port": 80, "name": "rs1", "bind": "10.1.1.1"},
