@@ -80,6 +80,16 @@ def test_what_keepalived_refuses_is_not_put_in_place(pair: LabUnderTest) -> None
     pair.cli("plan", "nat", *argv)
 
 
+def test_connections_are_synced_while_it_is_wanted(pair: LabUnderTest) -> None:
+    def daemons() -> list[bool]:
+        return [bool(pair.sh(host, "ipvsadm -L --daemon")) for host in ("lb1", "lb2")]
+
+    up(pair, "nat", NAT, "--no-verify")
+    until(lambda: daemons() == [True, True], CHOSEN)
+    up(pair, "nat", QUICK, "--no-verify")
+    assert daemons() == [False, False]
+
+
 @pytest.mark.parametrize(
     ("sets", "least", "most"),
     [
