@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.stamp
 MODE   ?= tun
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit hard e2e faults faults-table fuzz soak load bench bench-executor kernel wheel clean
+.PHONY: help setup demo test lint unit hard e2e faults faults-table fuzz interruption soak load bench bench-executor kernel wheel clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ faults-table: setup ## docs/faults.md, out of what the last `make test` (or faul
 
 fuzz: setup ## the same with FUZZ (20) times as many cases
 	LVSFAB_FUZZ=$(or $(FUZZ),20) $(BIN)/python -m pytest $(HOSTILE)
+
+interruption: setup kernel ## lvsfab killed, and a host lost, after each single step: many hours
+	LVSFAB_TEST_LONG=1 $(BIN)/python -m pytest tests/e2e/test_interruption.py \
+	  $(call junit,interruption)
 
 soak: setup kernel ## SOAK cycles of up, verify and down across modes under load
 	LVSFAB_SOAK=$(or $(SOAK),200) $(BIN)/python -m pytest tests/e2e/test_soak.py
