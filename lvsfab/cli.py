@@ -80,11 +80,15 @@ persist_option = click.option(
 @click.argument("mode", required=False)
 @requests_option
 @click.option("--no-verify", is_flag=True, help="Leave the proof out.")
-@click.option("--skip-unreachable", is_flag=True, help="Go on without hosts that do not answer.")
+@click.option(
+    "--skip-unreachable",
+    is_flag=True,
+    help="Go on without hosts that do not answer: directors send them nothing. Exit status 4.",
+)
 @adopt_option
 @click.option("--rollback", is_flag=True, help="If a host fails, all go back to what they were.")
 @click.option(
-    "--resume", is_flag=True, help="Go on with the hosts that failed or were not reached."
+    "--resume", is_flag=True, help="The last `up` again, on the hosts that it left undone."
 )
 @persist_option
 @break_lock_option
