@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,9 +175,17 @@ class LabUnderTest:
         done = self.cli("lab", "ssh", host, "--", script, code=code)
         return done.out
 
-    def mended(self, mode: str) -> None:
-        """`up` repairs what was damaged, and then there is nothing more to do."""
-        assert self.cli("up", mode, "--no-verify", "--json").json["changes"] > 0
+    def mended(self, mode: str, damaged: Mapping[str, set[str]]) -> None:
+        """`plan` names what was `damaged` (host -> ids of resources) and nothing else, `up` repairs
+        just that, and then there is nothing more to do.
+        """
+        planned = self.cli("plan", mode, "--json", code=2).json["hosts"]
+        assert {host: _ids(steps) for host, steps in planned.items() if steps} == damaged
+        told = self.cli("up", mode, "--no-verify", "--json").documents()
+        steps = [one for one in told if one["event"] in ("step", "undone")]
+        assert {one["host"] for one in steps} == {*damaged}
+        for host, ids in damaged.items():
+            assert _ids(one["step"] for one in steps if one["host"] == host) == ids
         self.cli("plan", mode)
 
     def background(self, host: str, script: str) -> Callable[[], str]:
@@ -231,6 +239,10 @@ def cli(*argv: str, code: int | None = 0, timeout: float = 300, cwd: Path | None
     if code is not None:
         assert done.returncode == code, f"lvsfab {' '.join(argv)}\n{result}"
     return result
+
+
+def _ids(steps: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {f"{step['kind']}:{step['key']}" for step in steps}
 
 
 def _sections(text: str) -> dict[str, str]:

@@ -4,8 +4,12 @@ purpose, conflicts with what others put there, two controllers, hosts that fail.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import re
+import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import HOSTS, Done, LabUnderTest, cli
+from tests.e2e.test_interruption import at_step, start
 
 pytestmark = pytest.mark.lab
 
@@ -66,6 +71,47 @@ def test_an_ordinary_run_needs_no_second_connection(clean: LabUnderTest) -> None
         assert set(result["handshakes"].values()) == {1}
 
 
+KEEPALIVED = """\
+vrrp_instance somebody {
+    state BACKUP
+    interface eth0
+    virtual_router_id 7
+    priority 50
+    virtual_ipaddress {
+        10.1.1.77/32 dev eth0
+    }
+}
+"""
+
+
+def test_a_keepalived_of_somebody_elses(clean: LabUnderTest) -> None:
+    """It runs, with a configuration of its own, where a recipe would have ours."""
+    path = "/etc/keepalived/keepalived.conf"
+    clean.sh("director", f"mkdir -p /etc/keepalived; cat >{path} <<'E'\n{KEEPALIVED}E\n"
+                         "/etc/init.d/keepalived start >/dev/null 2>&1 </dev/null")  # fmt: skip
+    look = f"cat {path}; ps -o pid=,lstart=,args= -C keepalived; ip -o addr show to 10.1.1.77"
+    for _ in range(50):
+        running = clean.sh("director", look)
+        if running.count("10.1.1.77/32") == 2:  # in the file, and on eth0
+            break
+        time.sleep(0.5)
+    assert running.count("10.1.1.77/32") == 2
+    before = clean.snapshot()
+    words = ("dr", "--set", "balancer=keepalived")
+    told = clean.cli("plan", *words, "--json", code=2).json["conflicts"]
+    assert list(told) == ["director"]
+    assert told["director"][0].startswith(f"keepalived:{path}: there is a file of other content")
+    refused = clean.cli("up", *words, code=1)
+    assert f"director: keepalived:{path}: there is a file of other content" in refused.err
+    assert "nothing was changed" in refused.err
+    assert clean.sh("director", look) == running
+    assert clean.snapshot() == before
+    clean.cli("down")
+    assert clean.sh("director", look) == running
+    clean.cli("lab", "reboot", "director")  # what this test itself put there goes
+    clean.left_nothing()
+
+
 def test_what_somebody_else_put_in_the_way(clean: LabUnderTest) -> None:
     """Another virtual service, a VIP on another host, a listener on the test page's port."""
     clean.sh("director", "ipvsadm -A -t 10.1.1.100:80 -s wlc")
@@ -98,6 +144,59 @@ def test_what_somebody_else_put_in_the_way(clean: LabUnderTest) -> None:
     clean.cli("down")
     assert clean.sh("director", "ipvsadm -Sn").split() == ["-A", "-t", "10.1.1.7:25", "-s", "rr"]
     clean.cli("lab", "reboot", "director")  # what this test itself put there goes
+
+
+def test_two_controllers(clean: LabUnderTest) -> None:
+    """The second is refused by the name of the first, which it may end; the dead hold nothing."""
+    up = ("up", "dr", "--no-verify")
+    first = start(clean, *up)
+    mine = f"{getpass.getuser()}@{socket.gethostname()} process {first.pid}"
+    seen: list[str] = []
+
+    def others() -> None:
+        first.send_signal(signal.SIGSTOP)
+        try:
+            refused = clean.cli(*up, code=1)
+            told = re.search(
+                rf"error: (\w+): is being changed by {mine} \(for (\d+) s\)", refused.err
+            )
+            assert told, refused
+            assert told[1] in HOSTS
+            assert int(told[2]) < 60
+            assert "--break-lock" in refused.err
+            broken = clean.cli(*up, "--break-lock")
+            seen.extend(re.findall(rf"^(\w+) +ended the run of {mine} .*took its lock$",
+                                   broken.err, re.MULTILINE))  # fmt: skip
+        finally:
+            first.send_signal(signal.SIGCONT)
+
+    at_step(first, 1, others)
+    assert set(seen) == {*HOSTS}  # each was locked by the first
+    assert first.returncode == 4  # it was ended, and says so
+    clean.cli("plan", "dr")
+    clean.cli("down")
+
+    dead = start(clean, *up)
+    at_step(dead, 1, dead.kill)
+    assert dead.returncode == -signal.SIGKILL
+    clean.cli("up", "dr")  # its shells ended with it, each after the step that it was at
+    clean.cli("down")
+
+    dead = start(clean, *up)
+
+    def both_ends() -> None:
+        dead.send_signal(signal.SIGSTOP)
+        clean.sh("director", "read -r pid rest </run/lvsfab/lock/owner; kill -9 $pid")
+        dead.kill()
+
+    at_step(dead, 1, both_ends)
+    taken = clean.cli(*up).err
+    owner = f"{getpass.getuser()}@{socket.gethostname()} process {dead.pid}"
+    note = rf"^director +took over the lock of {owner}, whose run is dead"
+    assert re.search(note, taken, re.MULTILINE), taken
+    assert clean.cli("verify", "--json").json["status"] == "pass"
+    clean.cli("down")
+    clean.left_nothing()
 
 
 ELSEWHERE = """\
