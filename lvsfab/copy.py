@@ -1,7 +1,8 @@
 """Files to and from a host over its one shell: no second protocol, so sudo and labs just work.
 
 Skipped when content, mode and owner are the wanted ones; else written beside the file, checked
-by its SHA-256, and moved into place at once: nobody ever sees half a file.
+by its SHA-256, and moved into place at once: nobody ever sees half a file. A symbolic link at the
+place is replaced, not followed: who may write in the directory could point it anywhere.
 """
 
 from __future__ import annotations
@@ -20,24 +21,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lvsfab.errors import CommandError, HostError, InputError, UnreachableError
-from lvsfab.execute.task import HostResult, State
+from lvsfab.execute.task import MAX_TIMEOUT, HostResult, State
 from lvsfab.session import Record, Shell
 
 CHUNK = 3 * 1024 * 1024  # bytes of a file in one script; the host's shell holds it in memory
 TIMEOUT = 120.0  # s for one chunk
 SLOWEST = 64 * 1024  # bytes/s below which a host is taken for stuck
-_TIP = "a directory: `tar cf FILE.tar DIRECTORY`, put that, and `lvsfab run ... -- tar xf` it"
+_TIP = "tar czf FILE DIRECTORY; put FILE, and `lvsfab run ... -- tar xzf` it there"
+_COPY = "copy it first, and send the copy"
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
-# sha256sum begins the line of a path with a backslash in it with one more
-_STATE = re.compile(r"([0-7]{1,4}) (\S+) (\S+) ([0-9]{1,18})\n\\?([0-9a-f]{64})\n")
+_STATE = re.compile(
+    r"([0-7]{1,4}) (\S+) ([0-9]+) (\S+) ([0-9]+) ([0-9]{1,18})\n(?:([0-9a-f]{64})\n)?"
+)
+_SUM = re.compile(r"[0-9a-f]{64}\n")
+_MADE_UP = ("/proc/", "/sys/")  # here a file's size says nothing, and each reading may differ
 
 PRELUDE = r"""
-c_sum() { sha256sum -- "$1" | cut -d' ' -f1; }
-c_state() { # PATH: mode, owner, group, size, sum; or why not
+c_sum() { c_is=$(sha256sum <"$1") && echo "${c_is%% *}"; }
+c_stat() { # PATH: mode, owner, its number, group, its number, size; or why not
   if [ ! -e "$1" ]; then echo absent; return 0; fi
+  if [ -d "$1" ]; then echo 'is a directory'; return 1; fi
   if [ ! -f "$1" ]; then echo 'is no regular file'; return 1; fi
-  stat -Lc '%a %U %G %s' -- "$1" && c_sum "$1"
+  stat -Lc '%a %U %u %G %g %s' -- "$1"
 }
+c_state() { # PATH SIZE: the same, and the sum where it has that size
+  c_line=$(c_stat "$1") || { echo "$c_line"; return 1; }
+  if [ -L "$1" ]; then echo link; return 0; fi
+  echo "$c_line"
+  if [ "${c_line##* }" = "$2" ]; then c_sum "$1"; fi
+}
+c_whole() { base64 <"$1"; }
 c_begin() { # PATH
   c_dir=${1%/*}; c_new=$(mktemp "${c_dir:-/}/.lvsfab.XXXXXXXXXX") || return 1
   trap 'rm -f -- "$c_new"' EXIT
@@ -70,8 +83,10 @@ class Local:
     def __post_init__(self) -> None:
         try:
             status = self.path.stat()  # first: to open a FIFO would wait
+            if stat.S_ISDIR(status.st_mode):
+                raise InputError("is a directory", path=self.path, tip=_TIP)
             if not stat.S_ISREG(status.st_mode):
-                raise InputError("is no regular file", path=self.path, tip=_TIP)
+                raise InputError("is no regular file", path=self.path, tip=_COPY)
             with self.path.open("rb") as file:
                 self.sum = hashlib.file_digest(file, "sha256").hexdigest()
                 status, read = os.fstat(file.fileno()), file.tell()
@@ -80,7 +95,7 @@ class Local:
         self.size, self.mode = status.st_size, f"{status.st_mode & 0o7777:o}"
         if read != self.size:  # it grows, or is one of /proc
             said = f"{read} bytes were read of a file of {self.size}"
-            raise InputError(said, path=self.path, tip="copy it first, and send the copy")
+            raise InputError(said, path=self.path, tip=_COPY)
 
     def chunks(self, host: str) -> Iterator[bytes]:
         """`size` bytes exactly, for the host takes any more for a script. HostError when the file
@@ -128,68 +143,69 @@ def absolute(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """A file on a host: `mode` in octal digits, `sum` its SHA-256."""
+    """A file on a host: `mode` in octal digits, `sum` its SHA-256 where that was asked."""
 
     mode: str
     owner: str
+    uid: str
     group: str
+    gid: str
     size: int
     sum: str
 
 
 def parse_state(host: str, path: str, output: str) -> There | None:
-    """What c_state says; None: no such file. CommandError when it cannot be read."""
-    if output == "absent\n":
+    """What c_stat or c_state says; None: no such file. CommandError when it cannot be read."""
+    if output in ("absent\n", "link\n"):
         return None
     match = _STATE.fullmatch(output)
     if match is None:
         raise CommandError(host, f"{path}: what it is cannot be read", output=output[:500])
-    mode, owner, group, size, digest = match.groups()
-    return There(mode, owner, group, int(size), digest)
+    mode, owner, uid, group, gid, size, digest = match.groups()
+    return There(mode, owner, uid, group, gid, int(size), digest or "")
 
 
-def _there(shell: Shell, path: str) -> There | None:
-    said = _one(shell, f"rec state c_state {shlex.quote(path)}", path)
-    return parse_state(shell.host, path, said.output)
-
-
-def _one(shell: Shell, script: str, what: str) -> Record:
-    (record, *_) = shell.run(script, timeout=TIMEOUT, what=what) or (Record("", 1, ""),)
+def _one(shell: Shell, script: str, what: str, size: int = 0, *, tip: str = "") -> Record:
+    """One record; `size`: of the file that is gone through for it; `tip`: for a directory."""
+    limit = min(TIMEOUT + size / SLOWEST, MAX_TIMEOUT)
+    (record, *_) = shell.run(script, timeout=limit, what=what) or (Record("", 1, ""),)
     if record.status != 0:
         told = record.output.strip() or "failed"
-        raise CommandError(shell.host, f"{what}: {told}", status=record.status)
+        tip = tip if told == "is a directory" else ""
+        raise CommandError(shell.host, f"{what}: {told}", status=record.status, tip=tip)
     return record
 
 
 def put(shell: Shell, local: Local, want: Wanted, *, dry: bool = False) -> HostResult:
     """Send a file. `changes` of the result is 0 when it was there as wanted."""
     began = time.monotonic()
-    path = shlex.quote(want.path)
-    have = _there(shell, want.path)
+    path, size = shlex.quote(want.path), local.size
+    tip = f"give the file's whole path: {want.path}/{local.path.name}"
+    said = _one(shell, f"rec state c_state {path} {size}", want.path, size, tip=tip).output
+    have = parse_state(shell.host, want.path, said)
     mode = (want.mode or (have.mode if have else local.mode)).lstrip("0") or "0"
-    owner = want.owner or (have.owner if have else "")
-    group = want.group or (have.group if have else "")
-    same_sum = have is not None and have.sum == local.sum
-    differs = ["content"]
+    owner = want.owner or (have.uid if have else "")
+    group = want.group or (have.gid if have else "")
+    differs, was = ["content"], "instead of a link" if said == "link\n" else "new"
     if have is not None:
         same = {
-            "content": same_sum,
+            "content": have.sum == local.sum,
             "mode": have.mode == mode,
-            "owner": have.owner == owner,
-            "group": have.group == group,
+            "owner": owner in (have.owner, have.uid),
+            "group": group in (have.group, have.gid),
         }
-        differs = [name for name, equal in same.items() if not equal]
+        differs, was = [name for name, equal in same.items() if not equal], "changed"
     if not differs:
         return HostResult(shell.host, State.OK, 0, "equal", seconds=time.monotonic() - began)
-    told = f"{', '.join(differs)}: {'changed' if have else 'new'}, {local.size} bytes"
+    told = f"{', '.join(differs)}: {was}, {size} bytes"
     if not dry:
         _one(shell, f"rec begin c_begin {path}", want.path)
-        if same_sum:
-            _one(shell, f'rec more cp -- {path} "$c_new"', want.path)
-        else:
+        if "content" in differs:
             _send(shell, local)
+        else:
+            _one(shell, f'rec more cp -- {path} "$c_new"', want.path, size)
         owners = f"{shlex.quote(owner)} {shlex.quote(group)}"
-        _one(shell, f"rec end c_end {path} {local.sum} {mode} {owners}", want.path)
+        _one(shell, f"rec end c_end {path} {local.sum} {mode} {owners}", want.path, size)
     seconds = time.monotonic() - began
     return HostResult(shell.host, State.OK, 0, told, seconds=seconds, changes=1)
 
@@ -223,34 +239,43 @@ def _send(shell: Shell, local: Local) -> None:
 def get(shell: Shell, path: str, to: Path, *, dry: bool = False) -> HostResult:
     """Fetch a file into `to`, with its mode. `changes` is 0 when it was here already."""
     began = time.monotonic()
-    have = _there(shell, absolute(path))
+    host, quoted = shell.host, shlex.quote(absolute(path))
+    tip = f"lvsfab run {host} -- tar czf /tmp/it.tgz {quoted}, and get that"
+    have = parse_state(host, path, _one(shell, f"rec state c_stat {quoted}", path, tip=tip).output)
     if have is None:
-        raise CommandError(shell.host, f"{path}: no such file")
-    told = f"{have.size} bytes -> {to}"
-    if to.is_file() and Local(to).sum == have.sum:
-        return HostResult(shell.host, State.OK, 0, "equal", seconds=time.monotonic() - began)
-    if not dry:
-        try:
-            _fetch(shell, path, to, have)
-        except OSError as error:
-            raise HostError(shell.host, f"{to} cannot be written: {error.strerror}") from None
+        raise CommandError(host, f"{path}: no such file")
+    if have.size and not path.startswith(_MADE_UP):
+        size, digest = have.size, _one(shell, f"rec sum c_sum {quoted}", path, have.size).output
+        if not _SUM.fullmatch(digest):
+            raise CommandError(host, f"{path}: its sum cannot be read", output=digest[:500])
+        digest, parts = digest.strip(), _parts(shell, path, size)
+    else:
+        data = _bytes(host, path, _one(shell, f"rec whole c_whole {quoted}", path).output)
+        size, digest, parts = len(data), hashlib.sha256(data).hexdigest(), iter([data])
+    try:
+        if to.is_file() and Local(to).sum == digest:
+            return HostResult(host, State.OK, 0, "equal", seconds=time.monotonic() - began)
+        if not dry:
+            _fetch(host, path, to, parts, digest, int(have.mode, 8) & 0o777)
+    except InputError as error:
+        raise HostError(host, f"{to} is here already, and {error.message}") from None
+    except OSError as error:
+        raise HostError(host, f"{to} cannot be written: {error.strerror}") from None
     seconds = time.monotonic() - began
-    return HostResult(shell.host, State.OK, 0, told, seconds=seconds, changes=1)
+    return HostResult(host, State.OK, 0, f"{size} bytes -> {to}", seconds=seconds, changes=1)
 
 
-def _fetch(shell: Shell, path: str, to: Path, have: There) -> None:
+def _fetch(host: str, path: str, to: Path, parts: Iterator[bytes], digest: str, mode: int) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=to.parent, prefix=".lvsfab.")
     try:
-        digest = hashlib.sha256()
+        found = hashlib.sha256()
         with os.fdopen(handle, "wb") as file:
-            for number in range(-(-have.size // CHUNK)):
-                data = _part(shell, path, number)
-                _same(shell.host, path, len(data), min(CHUNK, have.size - number * CHUNK))
-                digest.update(data)
+            for data in parts:
+                found.update(data)
                 file.write(data)
-        _same(shell.host, path, digest.hexdigest(), have.sum)
-        Path(name).chmod(int(have.mode, 8) & 0o777)
+        _same(host, path, found.hexdigest(), digest)
+        Path(name).chmod(mode)
         Path(name).replace(to)
     except BaseException:
         with suppress(OSError):
@@ -258,13 +283,20 @@ def _fetch(shell: Shell, path: str, to: Path, have: There) -> None:
         raise
 
 
-def _part(shell: Shell, path: str, number: int) -> bytes:
-    cut = f"dd if={shlex.quote(path)} bs={CHUNK} skip={number} count=1 2>/dev/null | base64"
-    record = _one(shell, f"c_part() {{ {cut}; }}\nrec part c_part", path)
+def _parts(shell: Shell, path: str, size: int) -> Iterator[bytes]:
+    for number in range(-(-size // CHUNK)):
+        cut = f"dd if={shlex.quote(path)} bs={CHUNK} skip={number} count=1 2>/dev/null | base64"
+        record = _one(shell, f"c_part() {{ {cut}; }}\nrec part c_part", path)
+        data = _bytes(shell.host, path, record.output)
+        _same(shell.host, path, len(data), min(CHUNK, size - number * CHUNK))
+        yield data
+
+
+def _bytes(host: str, path: str, text: str) -> bytes:
     try:
-        return base64.b64decode(record.output)
+        return base64.b64decode(text)
     except ValueError as error:
-        raise CommandError(shell.host, f"{path} cannot be read: {error}") from None
+        raise CommandError(host, f"{path} cannot be read: {error}") from None
 
 
 def _same(host: str, path: str, got: object, want: object) -> None:

@@ -123,7 +123,13 @@ def test_put_and_get(lab: LabUnderTest, tmp_path: Path) -> None:
     assert lab.cli(*put, "--dry-run", code=2).err.count("new") == 2
     assert lab.cli(*put).err.count("new") == 2
     assert lab.cli(*put).err.count("equal") == 2
+    owned = ("put", "rs1", str(source), "/root/there", "--owner")
+    assert "owner, group: changed" in lab.cli(*owned, "nobody:nogroup").err
+    assert lab.sh("rs1", "stat -c '%U %G %a' /root/there") == "nobody nogroup 600\n"
+    assert "equal" in lab.cli(*owned, "65534:65534").err
     lab.cli("get", "rs1 or rs2", "/root/there", str(tmp_path / "got"))
+    lab.cli("get", "rs1", "/proc/sys/kernel/hostname", str(tmp_path / "got"))
+    assert (tmp_path / "got/rs1/hostname").read_text() == "rs1\n"
     assert (tmp_path / "got/rs2/there").read_bytes() == source.read_bytes()
     lab.cli("run", "rs1 or rs2", "--", "rm", "/root/there")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -91,8 +95,101 @@ def test_what_does_not_fit_is_told_and_none_of_it_is_run(
 def test_no_directory_no_file(shell: Shell, source: Path, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"none/to"):
         copy.put(shell, Local(source), Wanted(str(tmp_path / "none/to")))
-    with pytest.raises(CommandError, match="no regular file"):
+    with pytest.raises(CommandError, match="is a directory") as error:
         copy.put(shell, Local(source), Wanted(str(tmp_path)))
+    assert error.value.tip == f"give the file's whole path: {tmp_path}/source"
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(CommandError, match="is a directory"):
+        copy.put(shell, Local(source), Wanted(str(tmp_path / "link")))
+    with pytest.raises(CommandError, match="is a directory") as error:
+        copy.get(shell, str(tmp_path), tmp_path / "got")
+    assert "tar czf" in error.value.tip
+    with pytest.raises(CommandError, match="no regular file"):
+        copy.get(shell, "/dev/null", tmp_path / "got")
+
+
+def test_a_link_at_the_place_is_replaced_and_what_it_names_left_alone(
+    shell: Shell, source: Path, tmp_path: Path
+) -> None:
+    """Who may write in the directory could have let it name any file."""
+    named, to = tmp_path / "named", tmp_path / "to"
+    named.write_bytes(source.read_bytes())
+    to.symlink_to(named)
+    done = copy.put(shell, Local(source), Wanted(str(to)))
+    assert (done.changes, done.output) == (1, "content: instead of a link, 300008 bytes")
+    assert not to.is_symlink()
+    assert named.stat().st_ino != to.stat().st_ino
+    assert named.read_bytes() == to.read_bytes() == source.read_bytes()
+    assert copy.put(shell, Local(source), Wanted(str(to))).output == "equal"
+    to.unlink()
+    to.symlink_to("nowhere")
+    copy.put(shell, Local(source), Wanted(str(to)))
+    assert not to.is_symlink()
+
+
+def test_an_owner_is_given_and_found_again_by_name_or_number(
+    shell: Shell, source: Path, tmp_path: Path
+) -> None:
+    """Whoever runs this: chown is made to tell what it is asked, and on what."""
+    to, log = tmp_path / "to", tmp_path / "log"
+    shell.run(f'chown() {{ echo "$1 $([ -s "$2" ] && echo whole)" >>{log}; }}', timeout=5)
+    copy.put(shell, Local(source), Wanted(str(to), owner="games", group="60"))
+    assert log.read_text() == "games:60 whole\n"  # before it is moved there
+    status = to.stat()
+    user, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
+    for pair in ((user, group), (str(status.st_uid), str(status.st_gid))):
+        done = copy.put(shell, Local(source), Wanted(str(to), "", *pair))
+        assert done.output == "equal"
+    done = copy.put(shell, Local(source), Wanted(str(to), owner="games"))
+    assert done.output.startswith("owner: changed")
+    assert log.read_text().splitlines()[1:] == [f"games:{status.st_gid} whole"]
+
+
+def test_files_made_up_by_the_kernel_come_whole(shell: Shell, tmp_path: Path) -> None:
+    to = tmp_path / "to"
+    done = copy.get(shell, "/proc/version", to)
+    assert to.read_bytes() == Path("/proc/version").read_bytes()
+    assert done.output == f"{to.stat().st_size} bytes -> {to}"
+    assert copy.get(shell, "/proc/version", to).output == "equal"
+    assert copy.get(shell, "/proc/uptime", to).changes == 1  # another with each reading
+    copy.get(shell, "/sys/kernel/mm/transparent_hugepage/enabled", to)
+    assert to.read_text().endswith("\n")
+
+
+def test_a_file_here_that_cannot_be_read_is_its_hosts_trouble_alone(
+    shell: Shell, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root can read any: so the file here is made to say no."""
+    to = tmp_path / "to"
+    copy.get(shell, str(source), to)
+
+    def refused(_: Path) -> None:
+        raise InputError("cannot be read: Permission denied", path=to)
+
+    monkeypatch.setattr("lvsfab.copy.Local", refused)
+    with pytest.raises(HostError, match="is here already, and cannot be read"):
+        copy.get(shell, str(source), to)
+
+
+def test_the_time_for_a_file_is_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum of 100 GB takes more than two minutes."""
+    given: dict[str, float] = {}
+
+    def run(script: str, *, timeout: float, what: str) -> list[Record]:
+        del what
+        given[script.split()[2]] = timeout
+        said = f"{STAT} {10**11}\n" if "c_sta" in script else SUM + "\n"
+        return [Record("x", 0, said)]
+
+    shell = cast("Shell", SimpleNamespace(host="h", run=run))
+    copy.get(shell, "/x", Path("/nowhere"), dry=True)
+    assert given["c_stat"] == copy.TIMEOUT
+    assert given["c_sum"] > 1_000_000
+    local = SimpleNamespace(size=10**11, sum=SUM, mode="644", path=Path("x"))
+    monkeypatch.setattr("lvsfab.copy._send", lambda *_: None)
+    copy.put(shell, cast("Local", local), Wanted("/x"))
+    assert given["c_state"] > 1_000_000
+    assert given["c_end"] > 1_000_000
 
 
 def test_a_file_comes_back(
@@ -161,42 +258,50 @@ def test_what_has_no_size_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="bytes were read of a file of 0"):
         Local(Path("/proc/version"))
     os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
         with pytest.raises(InputError, match="is no regular file"):
             Local(path)
+    with pytest.raises(InputError, match="is a directory") as error:
+        Local(tmp_path)
+    assert "tar czf" in error.value.tip
 
 
 class Liar:
-    """A host that answers a copy as it likes."""
+    """A host that answers a copy as it likes: what a file is, its sum, a part of it."""
 
     host = "liar"
 
-    def __init__(self, state: str, part: str = "") -> None:
-        self.said = {"state": state, "part": part}
+    def __init__(self, *said: str) -> None:
+        self.said = dict(zip(("c_stat", "c_sum", "c_part", "c_whole"), said, strict=True))
 
-    def run(self, script: str, **_: object) -> list[Record]:
-        word = "part" if "c_part" in script else "state"
+    def run(self, script: str, timeout: float, **_: object) -> list[Record]:
+        assert timeout <= threading.TIMEOUT_MAX
+        (word,) = [word for word in self.said if f" {word}" in script]
         return [Record(word, 0, self.said[word])]
 
 
 SUM = "0" * 64
+STAT = "644 root 0 root 0"
 
 
 @pytest.mark.parametrize(
-    ("state", "part", "told"),
+    ("said", "told"),
     [
-        ("", "", "cannot be read"),
-        ("644 root\n", "", "cannot be read"),
-        ("999 a b 1\n" + SUM + "\n", "", "cannot be read"),
-        (f"644 a b {'9' * 5000}\n{SUM}\n", "", "cannot be read"),
-        (f"644 a b {'9' * 18}\n{SUM}\n", "", "changed while it was read"),
-        (f"644 a b 9\n{SUM}\n", "x", "cannot be read"),
-        (f"644 a b 1\n{SUM}\n", "eHh4eHg=", "changed while it was read"),
+        (("", "", "", ""), "what it is cannot be read"),
+        (("644 root\n", "", "", ""), "what it is cannot be read"),
+        (("999 root 0 root 0 1\n", SUM, "", ""), "what it is cannot be read"),
+        ((f"{STAT} {'9' * 5000}\n", SUM, "", ""), "what it is cannot be read"),
+        ((f"{STAT} {'9' * 18}\n", f"{SUM}\n", "", ""), "changed while it was read"),
+        ((f"{STAT} 9\n", "x\n", "", ""), "its sum cannot be read"),
+        ((f"{STAT} 9\n", f"{SUM}\n", "x", ""), "cannot be read"),
+        ((f"{STAT} 1\n", f"{SUM}\n", "eHh4eHg=", ""), "changed while it was read"),
+        ((f"{STAT} 1\n", f"{SUM}\n", "eA==", ""), "changed while it was read"),
+        ((f"{STAT} 0\n", "", "", "x"), "cannot be read"),
     ],
 )
 def test_what_a_host_says_of_a_file_may_be_anything(
-    state: str, part: str, told: str, tmp_path: Path
+    said: tuple[str, ...], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CommandError, match=told):
-        copy.get(cast("Shell", Liar(state, part)), "/x", tmp_path / "x")
+        copy.get(cast("Shell", Liar(*said)), "/x", tmp_path / "x")
     assert not list(tmp_path.iterdir())
