@@ -236,7 +236,7 @@ def facts(report: Reporter, inventory: str, target: str, sudo: bool, **limits: A
 
 @click.command()
 @click.argument("target")
-@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.argument("path")
 @click.option("--mode", default="", help="Octal; else that of the file there, or of SOURCE.")
 @click.option("--owner", default="", metavar="USER[:GROUP]", help="Else that of the file there.")

@@ -62,9 +62,13 @@ class HostError(LvsfabError):
 
 
 class UnreachableError(HostError):
-    """The network's fault: no connection, a refused or changed host key, a link that dropped."""
+    """The network's fault: no connection, a refused or changed host key, a link that dropped.
+
+    `output`: what an unfinished command had printed by then.
+    """
 
     exit_code = 4
+    output = ""
 
 
 class CommandError(HostError):

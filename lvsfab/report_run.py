@@ -158,6 +158,8 @@ def result_data(result: HostResult) -> dict[str, Any]:
     body: dict[str, Any] = {"host": result.host, "state": str(result.state)}
     if result.status is not None:
         body |= {"status": result.status, "output": result.output}
+    elif result.output:
+        body["output"] = result.output
     if result.error:
         body["error"] = result.error
     if result.tip:

@@ -126,6 +126,13 @@ class Framer:
         self.stray = bytearray()
         self.done = False
 
+    @property
+    def unfinished(self) -> str:
+        """What came of a record that has no end yet."""
+        if self._open is None:
+            return ""
+        return bytes(self._body + self._buffer).decode(errors="backslashreplace")
+
     def feed(self, data: bytes) -> list[Record]:
         """Records completed by `data`. TooMuchError beyond MAX_RECORD, MAX_ANSWERS, MAX_RECORDS."""
         seen = len(self._buffer)  # holds no newline: a line without end is searched once
@@ -225,6 +232,9 @@ class Shell:
                     records.append(record)
                     if on_record is not None:
                         on_record(record)
+        except UnreachableError as error:
+            error.output = framer.unfinished
+            raise
         except TooMuchError as error:
             raise AnswerError(self.host, f"{error} while waiting for {what}") from None
         finally:

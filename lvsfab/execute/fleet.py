@@ -306,7 +306,7 @@ def failure(host: str, error: HostError, seconds: float = 0.0) -> HostResult:
         host,
         State.NOT_RUN if isinstance(error, StoppedError) else state,
         status=command.status if command is not None else None,
-        output=command.output if command is not None else "",
+        output=error.output if isinstance(error, CommandError | UnreachableError) else "",
         error=error.message,
         tip=error.tip,
         seconds=seconds,

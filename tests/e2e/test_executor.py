@@ -9,12 +9,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-import lvsfab
 from tests.e2e.conftest import LVSFAB, ROOT, LabUnderTest
 from tests.e2e.snapshot import differences
+from tests.unit.test_docs import block
 
 pytestmark = pytest.mark.lab
 
@@ -186,16 +187,18 @@ def test_a_recipe_of_ones_own_is_added_to_what_is_up(clean: LabUnderTest, tmp_pa
 
 
 def test_from_python(lab: LabUnderTest) -> None:
-    """The example of docs/executor.md."""
-    fleet = lvsfab.Fleet(lab.path)
-    done = fleet.run("role:real_server", "uname", "-n")
+    """The example of docs/executor.md, as it stands there."""
+    text = block("executor.md", "python")
+    found: dict[str, Any] = {}
+    assert "inventory/lab.yml" in text
+    exec(text.replace("inventory/lab.yml", str(lab.path)), found)  # noqa: S102 - our own document
+    done = found["done"]
     assert {h: r.output.strip() for h, r in done.results.items()} == {
         "rs1": "rs1", "rs2": "rs2", "rs3": "rs3",
     }  # fmt: skip
     assert done.ok
-    facts, _ = fleet.facts("rs1")
-    assert facts["rs1"].able["tun"] == ()
-    plan = fleet.state("rs1", "sysctl", name="net.ipv4.ip_forward", value="1", dry_run=True)
-    assert [s.id for s in plan.plans["rs1"].steps] == ["sysctl:net.ipv4.ip_forward"]
-    failed = fleet.run("rs1", shell="exit 3")
+    assert found["facts"]["rs1"].able["tun"] == ()
+    steps = found["plan"].plans["rs1"].steps
+    assert [s.id for s in steps] == ["sysctl:net.ipv4.ip_forward"]
+    failed = found["fleet"].run("rs1", shell="exit 3")
     assert (failed.ok, failed.failed["rs1"].status, failed.exit_code) == (False, 3, 5)

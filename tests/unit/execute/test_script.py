@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvsfab.errors import CommandError, InputError, UnreachableError
-from lvsfab.execute.fleet import Watch
+from lvsfab.execute.fleet import Watch, failure
 from lvsfab.execute.remote import run_on
 from lvsfab.execute.script import MAX_WORD, PRELUDE, interpreter, run_script
 from lvsfab.execute.task import MAX_TIMEOUT, HostResult, State, Task, content
@@ -189,6 +189,12 @@ def test_no_command_outlives_a_controller_that_vanished(sh: list[str]) -> None:
     assert gone(mark)
     channel.process.wait(timeout=5)
     channel.close()
+
+
+def test_what_was_said_before_the_link_was_lost_is_kept(sh: list[str]) -> None:
+    with pytest.raises(UnreachableError) as error:
+        run(sh, Task(shell="echo one; printf two; kill -9 $PPID"))
+    assert failure("here", error.value).output == "one\ntwo"
 
 
 def test_the_shell_is_there_for_the_next_script(sh: list[str]) -> None:
