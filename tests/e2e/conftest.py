@@ -175,18 +175,18 @@ class LabUnderTest:
         done = self.cli("lab", "ssh", host, "--", script, code=code)
         return done.out
 
-    def mended(self, mode: str, damaged: Mapping[str, set[str]]) -> None:
+    def mended(self, mode: str, damaged: Mapping[str, set[str]], *sets: str) -> None:
         """`plan` names what was `damaged` (host -> ids of resources) and nothing else, `up` repairs
         just that, and then there is nothing more to do.
         """
-        planned = self.cli("plan", mode, "--json", code=2).json["hosts"]
+        planned = self.cli("plan", mode, *sets, "--json", code=2).json["hosts"]
         assert {host: _ids(steps) for host, steps in planned.items() if steps} == damaged
-        told = self.cli("up", mode, "--no-verify", "--json").documents()
+        told = self.cli("up", mode, *sets, "--no-verify", "--json").documents()
         steps = [one for one in told if one["event"] in ("step", "undone")]
         assert {one["host"] for one in steps} == {*damaged}
         for host, ids in damaged.items():
             assert _ids(one["step"] for one in steps if one["host"] == host) == ids
-        self.cli("plan", mode)
+        self.cli("plan", mode, *sets)
 
     def background(self, host: str, script: str) -> Callable[[], str]:
         """Start a script that prints `started`; wait for that. The result waits for its end."""
