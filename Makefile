@@ -23,6 +23,11 @@ $(STAMP): pyproject.toml
 	  else echo "Python's venv is missing; as root: apt-get install python3-venv" >&2; exit 1; fi
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@command -v busybox >/dev/null || \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing busybox, whose shell the tests try too"; \
+	    apt-get -qq update && apt-get -qq install -y --no-install-recommends busybox; \
+	  else echo "without busybox the tests of its shell are skipped; as root: apt-get install busybox"; fi
 	@touch $@
 
 demo: setup ## from nothing to a proven LVS cluster: MODE=tun (or nat, dr), BACKEND=docker
@@ -56,8 +61,8 @@ e2e: setup kernel ## the tests on real kernels; ONLY="modes faults" chooses file
 	  $(or $(ONLY:%=tests/e2e/test_%.py),tests/e2e)
 
 FAULTS := $(addprefix tests/unit/test_, $(addsuffix .py, interruption deadman conflicts wire partial \
-    full_disk lock hostile)) \
-  $(addprefix tests/e2e/test_, $(addsuffix .py, interruption lockout faults load soak)) \
+    full_disk lock hostile audit resume cli)) \
+  $(addprefix tests/e2e/test_, $(addsuffix .py, interruption lockout faults load soak ssh sudo)) \
   tests/e2e/test_keepalived.py::test_3_lvsfab_killed_every_few_steps
 
 faults: setup kernel ## every fault that is tried, and the table of them in docs/

@@ -83,10 +83,12 @@ def main(listed: str, *paths: str) -> int:
     lines = [f"| {r.where} | {r.fault} | {r.tried} | {r.outcome} |" for r in found]
     held = [row for row in found if row.outcome.startswith("held")]
     bad, missing = ([r for r in found if r.outcome == word] for word in ("FAILED", "not run"))
-    ended = sum(r.tried for r in held if "interruption" in r.where or "killed" in r.fault)
+    ended = [r for r in held if "interruption" in r.where or "lvsfab killed" in r.fault]
+    shells = sum(row.tried for row in ended if row.where.startswith("unit"))
     figures = (
         f"\n{len(held)} held, {len(bad)} failed, {len(missing)} not run. Of what held: "
-        f"runs ended in the middle: {ended}; "
+        f"runs ended in the middle: {shells} in namespaces of one machine, "
+        f"{sum(r.tried for r in ended) - shells} on kernels of their own; "
         f"hostile inputs: {sum(r.tried for r in held if 'hostile' in r.where)}; "
         f"cycles: {sum(r.tried for r in held if 'soak' in r.where)}; "
         f"requests of load and soak: {sum(r.requests for r in held)}, of which "

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
+
+import pytest
+
+SHELLS = {"bash": ["bash", "-s"], "busybox": ["busybox", "ash", "-s"], "dash": ["dash", "-s"]}
+
+
+def shell_argv(name: str) -> list[str]:
+    """How one of SHELLS is begun; skips, and says what to do, where it is not installed."""
+    argv = SHELLS[name]
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"{argv[0]} is not installed here; as root: apt-get install {argv[0]}")
+    return argv
+
+
+@contextmanager
+def _open() -> Iterator[None]:
+    """A stream that was closed, here or by another thread, as a channel says it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConnectionResetError("the channel is closed") from error
 
 
 class LocalChannel:
@@ -22,17 +44,17 @@ class LocalChannel:
     def send(self, data: bytes, timeout: float) -> None:
         del timeout  # a shell of ours reads what it is sent
         assert self.process.stdin is not None
-        if self.process.stdin.closed:
-            raise BrokenPipeError("the channel is closed")
-        self.process.stdin.write(data)
-        self.process.stdin.flush()
+        with _open():
+            self.process.stdin.write(data)
+            self.process.stdin.flush()
 
     def recv(self, timeout: float) -> bytes:
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
-        if not ready:
-            raise TimeoutError(f"nothing within {timeout} s")
-        return os.read(self.process.stdout.fileno(), 65536)
+        with _open():
+            ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+            if not ready:
+                raise TimeoutError(f"nothing within {timeout} s")
+            return os.read(self.process.stdout.fileno(), 65536)
 
     def stderr(self) -> bytes:
         self._errors.seek(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +17,12 @@ from lvsfab import copy
 from lvsfab.copy import Local, Wanted
 from lvsfab.errors import CommandError, HostError, InputError
 from lvsfab.session import Record, Shell
-from tests.unit.local import LocalChannel
+from tests.unit.local import SHELLS, LocalChannel, shell_argv
 
 
-@pytest.fixture(params=["dash", "bash", "busybox"])
+@pytest.fixture(params=sorted(SHELLS))
 def shell(request: pytest.FixtureRequest) -> Iterator[Shell]:
-    if shutil.which(request.param) is None:
-        pytest.skip(f"{request.param} is not installed here")
-    argv = ["busybox", "ash", "-s"] if request.param == "busybox" else [request.param, "-s"]
-    found = Shell("here", LocalChannel(argv), copy.PRELUDE)
+    found = Shell("here", LocalChannel(shell_argv(request.param)), copy.PRELUDE)
     yield found
     found.close()
 

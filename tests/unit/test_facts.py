@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from lvsfab.session import Record, Shell
 from lvsfab.states import readers_script
 from lvsfab.states.base import Resource
 from lvsfab.states.module import Module
-from tests.unit.local import LocalChannel
+from tests.unit.local import SHELLS, LocalChannel, shell_argv
 
 DATA = Path(__file__).parents[1] / "data" / "facts"
 SAID = """\
@@ -200,12 +199,9 @@ def test_a_long_line_takes_no_long_time() -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("sh", ["dash", "bash", "busybox"])
+@pytest.mark.parametrize("sh", sorted(SHELLS))
 def test_the_script_for_real(sh: str) -> None:
-    if shutil.which(sh) is None:
-        pytest.skip(f"{sh} is not installed here")
-    argv = [sh, "ash", "-s"] if sh == "busybox" else [sh, "-s"]
-    shell = Shell("here", LocalChannel(argv))
+    shell = Shell("here", LocalChannel(shell_argv(sh)))
     (record,) = shell.run(SCRIPT, timeout=30)
     shell.close()
     found = parse(record.output)

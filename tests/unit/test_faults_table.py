@@ -47,6 +47,25 @@ def test_a_test_without_a_result_is_told_and_fails(ids: str, tmp_path: Path) -> 
     assert "cycles: 3; requests of load and soak: 900, of which 2 were lost" in table
 
 
+def test_ends_in_namespaces_and_on_real_kernels_are_counted_apart(tmp_path: Path) -> None:
+    names = [
+        ("unit.test_interruption", "test_a_shell_that_dies", 29),
+        ("e2e.test_interruption", "test_lvsfab_killed", 5),
+        ("e2e.test_keepalived", "test_3_lvsfab_killed_every_few_steps", 11),
+        ("unit.test_lock", "test_a_killed_holder", 7),  # the end of no run
+    ]
+    (tmp_path / "ids").write_text(
+        "".join(f"tests/{where.replace('.', '/')}.py::{name}\n" for where, name, _ in names)
+    )
+    told = '<properties><property name="tried" value="{}"/></properties>'
+    one = junit(tmp_path / "1.xml", *(((w, name), told.format(n)) for w, name, n in names))
+    assert faults.main(str(tmp_path / "ids"), one, str(tmp_path / "table")) == 0
+    table = (tmp_path / "table").read_text()
+    assert (
+        "ended in the middle: 29 in namespaces of one machine, 16 on kernels of their own" in table
+    )
+
+
 def test_of_two_results_the_later_counts_and_once(ids: str, tmp_path: Path) -> None:
     soak = (SOAK, f"<properties>{SENT}</properties>")
     first = junit(tmp_path / "1.xml", soak, (LOCK, "<failure/>"), (MANY, ""))

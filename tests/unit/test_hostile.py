@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
@@ -46,7 +45,7 @@ from lvsfab.states import BUILDERS, KINDS
 from lvsfab.states.base import Context
 from lvsfab.verify import directors, observe, observe_client, watch
 from lvsfab.wire import Question
-from tests.unit.local import LocalChannel
+from tests.unit.local import SHELLS, LocalChannel, shell_argv
 from tests.unit.states.test_registry import LINES
 from tests.unit.verify.recorded import cluster
 
@@ -472,12 +471,9 @@ def test_forged_frames_need_the_nonce() -> None:
         shell.close()
 
 
-@pytest.mark.parametrize("program", [["dash", "-s"], ["busybox", "sh", "-s"], ["bash", "-s"]])
-def test_every_posix_shell_takes_the_whole_prelude(program: list[str]) -> None:
-    if subprocess.run(["sh", "-c", f"command -v {program[0]}"], check=False,
-                      capture_output=True).returncode:  # fmt: skip
-        pytest.skip(f"no {program[0]} on this machine")
-    shell = Shell("h", LocalChannel(program), scripts.prelude())
+@pytest.mark.parametrize("program", sorted(SHELLS))
+def test_every_posix_shell_takes_the_whole_prelude(program: str) -> None:
+    shell = Shell("h", LocalChannel(shell_argv(program)), scripts.prelude())
     try:
         asked = (Question("192.0.2.1", "no-such-dev"),)
         records = shell.run(scripts.read_script("unit", [], asked=asked), timeout=20)

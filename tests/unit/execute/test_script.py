@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,17 +19,12 @@ from lvsfab.execute.remote import run_on
 from lvsfab.execute.script import MAX_WORD, PRELUDE, interpreter, run_script
 from lvsfab.execute.task import MAX_TIMEOUT, HostResult, State, Task, content
 from lvsfab.session import Shell
-from tests.unit.local import LocalChannel
-
-SHELLS = {"dash": ["dash", "-s"], "bash": ["bash", "-s"], "busybox": ["busybox", "ash", "-s"]}
+from tests.unit.local import SHELLS, LocalChannel, shell_argv
 
 
 @pytest.fixture(params=sorted(SHELLS))
-def sh(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    argv = SHELLS[request.param]
-    if shutil.which(argv[0]) is None:
-        pytest.skip(f"{argv[0]} is not installed here")
-    yield argv
+def sh(request: pytest.FixtureRequest) -> list[str]:
+    return shell_argv(request.param)
 
 
 def run(sh: list[str], task: Task, watch: Watch | None = None) -> HostResult:

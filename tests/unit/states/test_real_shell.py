@@ -23,10 +23,9 @@ from lvsfab.session import Command, Shell, by_id, command
 from lvsfab.states import BUILDERS, KINDS, readers_script
 from lvsfab.states.base import Context, Resource, UnsupportedError, changes
 from lvsfab.states.file import File
-from tests.unit.local import LocalChannel
+from tests.unit.local import SHELLS, LocalChannel, shell_argv
 from tests.unit.states.state_helpers import journalled
 
-SHELLS = {"dash": ["dash", "-s"], "busybox": ["busybox", "ash", "-s"], "bash": ["bash", "-s"]}
 # user, network, mounts, and processes: what a failed test leaves running ends with its shell
 NAMESPACES = ["-Urnmp", "--fork", "--kill-child", "--mount-proc"]
 NETWORK = """
@@ -82,10 +81,7 @@ class Local:
 
 @pytest.fixture(params=sorted(SHELLS))
 def host(request: pytest.FixtureRequest) -> Iterator[Local]:
-    argv = SHELLS[request.param]
-    if shutil.which(argv[0]) is None:
-        pytest.skip(f"{argv[0]} is not installed here")
-    found = Local(argv)
+    found = Local(shell_argv(request.param))
     yield found
     found.shell.close()
 
