@@ -20,6 +20,25 @@ from lvsfab.states.distributions import PATHS, Family, named
 from lvsfab.states.file import worded
 
 _URL = re.compile(r"(https?|ftp|file)://[!-~]+")
+HELPERS = r"""
+source_lists() { # FILE: what apt has of that source, without endings; all, where FILE is empty
+  apt-get indextargets --format '$(SOURCESENTRY) $(METAKEY) $(FILENAME)' 2>/dev/null |
+    while read -r s_source s_meta s_list; do
+      case $s_source in "$1"*) ;; *) continue ;; esac
+      s_meta=$(printf %s "$s_meta" | tr / _)
+      printf '%s\n%sInRelease\n%sRelease\n' \
+        "${s_list%"$s_meta"*}$s_meta" "${s_list%"$s_meta"*}" "${s_list%"$s_meta"*}"
+    done
+}
+source_drop() { # FILE, and what apt alone has of it
+  s_gone=$(source_lists "$1:") # FILE:LINE, as apt says it
+  drop_file "$1" || return 1
+  s_stay=" $(source_lists '' | tr '\n' ' ')"
+  for s_list in $s_gone; do
+    case $s_stay in *" $s_list "*) ;; *) rm -f "$s_list" "$s_list".* ;; esac
+  done
+}
+"""
 _WORD = re.compile(r"[A-Za-z0-9./_-]+")
 
 
@@ -118,7 +137,7 @@ class Repository(State, frozen=True, kw_only=True):
         path = f"{named(PATHS, 'repositories', have.family)}/lvsfab-{key}.{suffix}"
         text = want.wanted(have.family) if want is not None else None
         if text is None:
-            return (command("drop_file", path, shown=f"rm -f {path}"),)
+            return (command("source_drop", path, shown=f"rm -f {path}"),)
         shown = f"install -m 0644 /dev/stdin {path}"
         return (
             command("put_file", path, "0644", "root", "root", *worded(text.encode()), shown=shown),

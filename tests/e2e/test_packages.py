@@ -33,6 +33,7 @@ SHA256: ${sum%% *}
 }
 mkdir -p /srv/repo /srv/apt
 cp -a /var/lib/apt/. /srv/apt
+apt-get update >/dev/null 2>&1 || : # makes its directories and locks
 made lvs-hello "Section: metapackages
 Depends: lvs-lib, lvs-old"
 made lvs-lib "Section: libs"
@@ -40,7 +41,7 @@ made lvs-old "Section: libs"
 dpkg -i /srv/repo/lvs-old.deb >/dev/null
 apt-mark auto lvs-old >/dev/null
 """
-# apt's lists and marks, too: they are its own, and change whenever it is asked
+# apt's marks and locks, too: they are its own, and change whenever it is asked
 UNDO = """
 dpkg -P lvs-hello lvs-lib lvs-old
 rm -rf /var/lib/apt && mkdir /var/lib/apt && cp -a /srv/apt/. /var/lib/apt
@@ -58,7 +59,7 @@ RECIPE = dedent("""
 
 
 def test_down_removes_what_came_and_nothing_else(clean: LabUnderTest) -> None:
-    packages = "dpkg-query -W; apt-mark showmanual; ls /etc/apt/sources.list.d"
+    packages = "dpkg-query -W; apt-mark showmanual; ls /etc/apt/sources.list.d /var/lib/apt/lists"
     clean.sh("rs1", SOURCE)
     try:
         before = clean.sh("rs1", packages)
@@ -69,6 +70,7 @@ def test_down_removes_what_came_and_nothing_else(clean: LabUnderTest) -> None:
         now = clean.sh("rs1", packages)
         assert "lvs-hello" in now
         assert "lvs-lib" in now
+        assert "_srv_repo_._Packages" in now
         clean.cli("plan", str(recipe))  # nothing is left to do
         clean.cli("down")
         assert clean.sh("rs1", packages) == before

@@ -121,7 +121,7 @@ def test_a_source_is_the_familys_own_file(
     now = Repository.parse("lb", f"family {family}\ntext {text}\n")
     assert changes(want, now) == ()
     (undo,) = Repository.commands("lb", now, without)
-    assert undo.argv == ("drop_file", path)
+    assert undo.argv == ("source_drop", path)
 
 
 def test_a_signed_source_names_its_key() -> None:
