@@ -151,6 +151,29 @@ def test_where_sudo_does_not_ask_the_password_goes_nowhere(
     assert "oops" not in lab.sh("rs1", "ls /root")
 
 
+def test_states_and_facts_as_root(
+    lab: LabUnderTest, users: dict[str, Path], tmp_path: Path
+) -> None:
+    path = users[FREE]
+    recipe = tmp_path / "mine.yml"
+    lines = [
+        "name: mine\ntitle: two phases\nsteps:",
+        "  - on: real_server\n    do:\n      - file: {path: /srv/mine, content: mine}",
+        "  - on: real_server\n    do:\n      - sysctl: {name: net.ipv4.ip_forward, value: 1}",
+    ]
+    recipe.write_text("\n".join(lines) + "\n")
+    state = ("state", "rs1", "sysctl", "net.ipv4.ip_forward=1")
+    assert lvsfab(lab, path, *state)[0] in (1, 4, 5)
+    assert lab.sh("rs1", "cat /proc/sys/net/ipv4/ip_forward") == "0\n"
+    assert lvsfab(lab, path, *state, "--sudo")[0] == 0
+    assert lab.sh("rs1", "cat /proc/sys/net/ipv4/ip_forward") == "1\n"
+    assert lvsfab(lab, path, "apply", str(recipe), "--sudo")[0] == 0
+    assert lab.sh("rs2", "cat /srv/mine") == "mine"
+    assert lvsfab(lab, path, "facts", "rs1", "--sudo")[0] == 0
+    lab.cli("down")
+    assert lab.sh("rs1", "cat /proc/sys/net/ipv4/ip_forward") == "0\n"
+
+
 def test_files_are_copied_as_root(
     lab: LabUnderTest, users: dict[str, Path], tmp_path: Path
 ) -> None:
