@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import msgspec
 
 from lvsfab.errors import InputError
-from lvsfab.model import Cluster, Protocol, VirtualService
+from lvsfab.model import Cluster, VirtualService
 from lvsfab.states.base import Context, Resource
 from lvsfab.states.composite import Composite, arguments, wanted
 from lvsfab.states.fou import FOU_PORT
 from lvsfab.states.inner import peers
+from lvsfab.states.keepalived import checks_of
 from lvsfab.states.let_in import MOST_SOURCES, LetIn
 
 
@@ -39,7 +40,8 @@ class Firewall(Composite):
             raise InputError("the firewall is opened for IPv4 alone", key=self.kind)
         states = [*_service(cluster.service), *_tunnel(cluster, context, found.dev)]
         if cluster.keepalived is not None and context.host.name not in cluster.directors:
-            for word in _checks(cluster.service):  # of the server's own address
+            for _, port in checks_of(cluster, cluster.service.port):  # of the server's own address
+                word = "ping" if port is None else f"{cluster.service.protocol}/{port}"
                 states += _from_peers(word, context)
         return wanted(*states)
 
@@ -48,13 +50,6 @@ def _service(service: VirtualService) -> Iterator[LetIn]:
     ports = [f"/{port}" for port in service.every_port] if service.port else [""]
     for port in ports:
         yield LetIn(allow=f"{service.protocol}{port}", to=str(service.vip))
-
-
-def _checks(service: VirtualService) -> list[str]:
-    """What keepalived asks, as its configuration says it."""
-    if service.protocol is Protocol.UDP:
-        return ["ping"]
-    return [f"tcp/{port or 80}" for port in service.every_port]
 
 
 def _tunnel(cluster: Cluster, context: Context, dev: str) -> Iterator[LetIn]:

@@ -239,7 +239,7 @@ def _service(
             sorry = f"sorry_server {server.address} {named.port}"
             lines += [f"    {sorry}", "    sorry_server_inhibit"]
         else:
-            lines += _real_server(server, named.port, settings, _checks(cluster, named.port))
+            lines += _real_server(server, named.port, settings, checks_of(cluster, named.port))
     return [*lines, "}"]
 
 
@@ -253,7 +253,7 @@ def _method(server: RealServerState) -> str:
     return " ".join(words)
 
 
-def _checks(cluster: Cluster, port: int) -> list[tuple[str, int | None]]:
+def checks_of(cluster: Cluster, port: int) -> list[tuple[str, int | None]]:
     """Checkers, each with the port it asks; all must be content. What serves UDP by DR or TUN may
     listen at the VIP alone, which no director can ask: there the host is asked, by ping.
     """

@@ -136,6 +136,15 @@ def test_5_replies_leave_by_the_router_under_its_address(dr: LabUnderTest) -> No
     assert dr.sh("client", "ip route show default") == ""  # it knows no other way
 
 
+def test_5_every_port_of_the_service_is_forwarded(dr: LabUnderTest) -> None:
+    up(dr, "dr", {**QUICK, "ports": "8080"})
+    for port in (80, 8080):
+        assert alternates(tries(dr, f"{PUBLIC}:{port}"))
+    assert "dport { 80, 8080 } dnat" in dr.sh("router", "nft list table ip lvsfab_public")
+    up(dr, "dr", QUICK, "--no-verify")
+    until(lambda: len(weights(dr, "director")) == 2, 2 + 3)
+
+
 def test_5_a_dead_server_has_weight_0_in_the_table(dr: LabUnderTest) -> None:
     dr.sh("web2", "kill $(cat /run/lvsfab/testpage-80/pid)")
     until(lambda: weights(dr, "director") == {"192.168.1.166": 1, "192.168.1.167": 0}, 4 + 3)
