@@ -18,7 +18,7 @@ from lvsfab.errors import LabError
 MIN_API = (1, 41)  # Docker 20.10: the oldest whose bridges may go without an address
 FAULTY = ((20, 10), (20, 10, 10))  # from, to: there no program of today may start threads
 TIMEOUT = 60.0  # seconds for one answer of the engine
-LOOK_TIMEOUT = 5.0  # the same, while nobody has asked for an engine
+LOOK_TIMEOUT = 10.0  # the same, while nobody has asked for an engine
 SOCKET = Path("/var/run/docker.sock")
 
 ROOTLESS = "or use the lab that needs no engine: --backend rootless"

@@ -28,7 +28,7 @@ from lvsfab.labs.docker import DockerLab
 from lvsfab.labs.docker_engine import Engine, connect
 from lvsfab.labs.rootless import RootlessLab
 from lvsfab.model import Inventory
-from tests.e2e.conftest import ROOT, cli, connected
+from tests.e2e.conftest import ROOT, cli, connected, inventory_file
 from tests.e2e.test_lab import say, small
 
 pytestmark = pytest.mark.lab
@@ -356,6 +356,26 @@ def test_down_leaves_nothing_even_when_the_lab_forgot_itself(base: Path, engine:
     lab.down(say)
     assert objects(engine) == before
     lab.down(say)
+
+
+@pytest.mark.parametrize("gone", ["lvsfab", "."])
+def test_down_finds_a_lab_whose_runtime_directory_went(
+    base: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """As after a logout or a restart: empty when the user comes back, or not there at all."""
+    before = objects(engine)
+    login = base / "login"
+    login.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(login))
+    path = inventory_file(base, "went", "auto", **{"100.64.10.0": "100.64.2.0"})
+    try:
+        cli("lab", "up", "-i", str(path), "--backend", "docker")
+        assert len(objects(engine) - before) == 11
+        shutil.rmtree(login / gone)
+        assert "down, nothing is left of it" in cli("lab", "down", "-i", str(path)).err
+        assert objects(engine) == before
+    finally:
+        cli("lab", "down", "-i", str(path), "--backend", "docker")
 
 
 def test_lvsfab_killed_in_the_middle_of_up(base: Path, engine: Engine) -> None:
