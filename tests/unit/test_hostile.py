@@ -41,6 +41,9 @@ from lvsfab.plan import plan_host
 from lvsfab.reading import host_read
 from lvsfab.report import clean
 from lvsfab.session import MAX_RECORD, Command, Framer, Record, Shell
+from lvsfab.sources.ansible import from_ini, from_yaml
+from lvsfab.sources.hosts import from_list
+from lvsfab.sources.ssh_config import from_ssh_config
 from lvsfab.states import BUILDERS, KINDS
 from lvsfab.states.base import Context
 from lvsfab.verify import directors, observe, observe_client, watch
@@ -120,20 +123,31 @@ class Tool:
         self.folder = folder
         self.shell = Shell("h", LocalChannel(["env", "-i", "-C", str(folder), "dash", "-s"]))
 
-    def arguments(self, commands: Sequence[Command]) -> list[list[str]]:
-        """The argument lists with which a shell calls these commands."""
+    def takes(self, commands: Sequence[Command]) -> None:
+        """A shell calls these commands with exactly their words and their input, and no other."""
         names = sorted({c.argv[0] for c in commands})
         assert all(name.isascii() and name.replace("_", "a").replace("-", "a").isalnum()
                    for name in names), names  # fmt: skip
-        say = "say() { for s_w; do printf '%s\\036' \"$s_w\"; done; printf '\\035'; }"
+        say = (
+            "say() { for s_w; do printf '%s\\036' \"$s_w\"; done; printf '\\035'; "
+            'while IFS= read -r s_l || [ -n "$s_l" ]; do printf \'%s\\037\' "$s_l"; done; }'
+        )
         stubs = "\n".join(f'{n.replace("-", "_")}() {{ say {n} "$@"; }}' for n in names)
         body = "\n".join(
-            Command((c.argv[0].replace("-", "_"), *c.argv[1:])).script() for c in commands
+            Command((c.argv[0].replace("-", "_"), *c.argv[1:]), c.stdin).script() for c in commands
         )
         whole = f"t() {{ {say}\n{stubs}\n(PATH=/nowhere; {body}\n)\n}}\nrec t t"
         records = self.shell.run(whole, timeout=10)
-        text = records[-1].output
-        return [part.split("\x1e")[:-1] for part in text.split("\x1d")[:-1]]
+        assert records[-1].output == "".join(map(_said, commands))
+        assert not list(self.folder.iterdir())
+
+
+def _said(command: Command) -> str:
+    lines = (command.stdin or "").split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
+    return "".join(f"{word}\x1e" for word in command.argv) + "\x1d" + "".join(
+        f"{line}\x1f" for line in lines
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +167,8 @@ def test_no_word_of_a_recipe_reaches_a_shell_unquoted(
         commands = commands_of(kind, fields)
     except LvsfabError:
         return
-    if not commands:
-        return
-    said = tool.arguments(commands)
-    # the framer writes what is no UTF-8 as escapes and knows no more of \x1c.. than any line
-    assert said == [list(c.argv) for c in commands]
-    assert not list(tool.folder.iterdir())
+    if commands:
+        tool.takes(commands)
 
 
 @QUICK
@@ -169,6 +179,7 @@ def test_a_command_says_exactly_its_words(words: list[str]) -> None:
 
 INVENTORY = {
     "name": "mine",
+    "lab": {"management": "100.64.10.0/24", "memory": 128, "kernel": "auto", "packages": ["curl"]},
     "networks": {"n": {"subnets": ["10.0.0.0/24"]}},
     "hosts": {
         "d": {"roles": ["director"], "gateways": ["10.0.0.254"],
@@ -176,7 +187,8 @@ INVENTORY = {
               "ssh": {"host": "d", "user": "u", "port": 22}},
         "r": {"roles": ["real_server"],
               "interfaces": {"e0": {"network": "n", "addresses": ["10.0.0.2/24"]}},
-              "routes": {"10.1.0.0/16": "10.0.0.254"}, "weight": 1, "groups": ["g"]},
+              "routes": {"10.1.0.0/16": "10.0.0.254"}, "weight": 1, "groups": ["g", "h"],
+              "only": ["dr", "nat", "tun"], "inner": "10.9.0.2/24", "memory": 64, "port": 8080},
         "c": {"roles": ["client"]},
     },
     "parameters": {"all": {"vip": "10.0.0.100"}, "dr": {"port": 80, "weights": {"r": 2}}},
@@ -192,7 +204,8 @@ def bent(value: Any, draw: st.DrawFn) -> Any:
             return {(word if k == key else k): v for k, v in value.items()}
         return {**value, key: bent(value[key], draw)}
     if isinstance(value, list) and value:
-        return [bent(value[0], draw), *value[1:]]
+        at = draw(st.integers(0, len(value) - 1))
+        return [*value[:at], bent(value[at], draw), *value[at + 1 :]]
     word = draw(WORDS)
     return draw(st.sampled_from([word, f"{value}{word}", f"{word}{value}", [word], {word: word}]))
 
@@ -216,27 +229,109 @@ def test_hostile_inventories_are_refused_or_only_data(data: st.DataObject, tool:
             continue
         for name in compiled.hosts:
             plan = plan_host(name, compiled.resources(name), {}, [])
-            commands = [c for s in plan.steps for c in s.commands]
-            assert tool.arguments(commands) == [list(c.argv) for c in commands]
-    assert not list(tool.folder.iterdir())
+            tool.takes([c for s in plan.steps for c in s.commands])
 
 
-PARAMETERS = ["vip", "port", "real_port", "protocol", "scheduler", "scheduler_flags", "weights",
-              "persistence", "netmask", "sorry", "vip_on", "arp"]  # fmt: skip
+MODES = {mode: recipe.load(recipe.find(mode)) for mode in ("nat", "dr", "tun")}
+KEPT = {"balancer": "keepalived", "vrrp_password": "word"}
+PLACES = {  # two directors for keepalived
+    "ipvsadm": inventory.load(inventory.find("lab")),
+    "keepalived": inventory.load(inventory.find("3-nat-keepalived")),
+}
+GOOD = {"address": "10.1.1.9", "port": "81", "words": "443", "weights": "rs1:2", "integer": "2",
+        "flag": "true", "text": "rs1"}  # fmt: skip
 
 
-@QUICK
-@given(sets=st.dictionaries(st.sampled_from(PARAMETERS) | WORDS, WORDS, min_size=1, max_size=2))
-def test_hostile_settings_are_refused_or_only_data(sets: dict[str, str], tool: Tool) -> None:
-    found = inventory.read(document.parse(json.dumps(INVENTORY).encode(), Path("good.yml")))
+@st.composite
+def hostile_sets(draw: st.DrawFn) -> tuple[str, str, dict[str, str]]:
+    """A mode, what balances it, and settings of which one or two are bent: any of the recipe's."""
+    mode, by = draw(st.sampled_from(sorted(MODES))), draw(st.sampled_from(sorted(PLACES)))
+    sets = dict(KEPT) if by == "keepalived" else {}
+    for _ in range(draw(st.integers(1, 2))):
+        name = draw(st.sampled_from(sorted(MODES[mode].parameters)) | WORDS)
+        known = MODES[mode].parameters.get(name)
+        good = "" if known is None else str((known.values or [GOOD.get(known.type, "1")])[-1])
+        word = draw(WORDS)
+        sets[name] = draw(st.sampled_from([word, f"{good}{word}", f"{word}{good}", good]))
+    return mode, by, sets
+
+
+def compiled(mode: str, by: str, sets: dict[str, str]) -> recipe.Compiled:
+    given = {"vip": "10.71.12.100"} if by == "keepalived" and mode != "nat" else {}
+    return recipe.compile_recipe(MODES[mode], PLACES[by], given | sets)
+
+
+@cases(1500)
+@given(wanted=hostile_sets())
+def test_hostile_settings_are_refused_or_only_data(
+    wanted: tuple[str, str, dict[str, str]], tool: Tool
+) -> None:
     try:
-        compiled = recipe.compile_recipe(recipe.load(recipe.find("dr")), found, sets)
+        found = compiled(*wanted)
     except LvsfabError:
         return
-    for name in compiled.hosts:
-        plan = plan_host(name, compiled.resources(name), {}, [])
-        commands = [c for s in plan.steps for c in s.commands]
-        assert tool.arguments(commands) == [list(c.argv) for c in commands]
+    for name in found.hosts:
+        plan = plan_host(name, found.resources(name), {}, [])
+        tool.takes([c for s in plan.steps for c in s.commands])
+
+
+@pytest.mark.parametrize("by", sorted(PLACES))
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_what_is_bent_is_good_before(mode: str, by: str, tool: Tool) -> None:
+    """Else the property above would hold of nothing."""
+    found = compiled(mode, by, dict(KEPT) if by == "keepalived" else {})
+    commands = [
+        c for name in found.hosts
+        for s in plan_host(name, found.resources(name), {}, []).steps for c in s.commands
+    ]  # fmt: skip
+    assert len(commands) > 10
+    tool.takes(commands)
+
+
+ANSIBLE = {
+    "all": {"hosts": {"a": {"ansible_host": "10.0.0.1", "ansible_port": 22, "ansible_user": "u"}},
+            "vars": {"ansible_become": True},
+            "children": {"web": {"hosts": {"b[1:3]": {"ansible_ssh_private_key_file": "k"}}}}},
+}  # fmt: skip
+ELSEWHERE = st.lists(st.lists(st.sampled_from([
+    "Host", "Match", "Include", "HostName", "Port", "User", "IdentityFile", "ProxyJump", "[web]",
+    "[web:children]", "[all:vars]", "a", "b[1:3]", "b[01:9999999]", "a*", "!a", "ansible_host=x",
+    "ansible_port=22", "ansible_user=u", "10.0.0.1", "22", "host", "exec", "all", "=",
+]) | WORDS, max_size=4).map(" ".join), max_size=5).map("\n".join)  # fmt: skip
+
+
+def harmless(load: Callable[[], Inventory]) -> None:
+    """Refused in words, or hosts whose names and logins are plain."""
+    try:
+        found = load()
+    except LvsfabError as error:
+        assert clean(str(error)).replace("\n", "").replace("\t", "").isprintable()
+        return
+    for host in found.hosts.values():
+        assert host.name.isascii() and host.name.isprintable() and host.name[0] not in "-."
+        for word in (host.ssh.host, host.ssh.user):
+            assert word.isprintable() and not word.startswith("-") and " " not in word, word
+        assert host.ssh.port is None or 1 <= host.ssh.port <= 65535
+
+
+@cases(300)
+@given(text=ELSEWHERE)
+def test_hostile_inventories_from_elsewhere(
+    text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("x") / "x.ini"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    harmless(lambda: from_ssh_config(path))
+    harmless(lambda: from_ini(path))
+    harmless(lambda: from_list(text))
+
+
+@cases(300)
+@given(data=st.data())
+def test_hostile_ansible_trees(data: st.DataObject) -> None:
+    tree = data.draw(st.composite(lambda draw: bent(ANSIBLE, draw))())
+    text = json.dumps(tree).encode()
+    harmless(lambda: from_yaml(document.parse(text, Path("hostile.yml"))))
 
 
 @QUICK
