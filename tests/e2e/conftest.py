@@ -83,23 +83,26 @@ def parameters(item: pytest.Item) -> dict[str, object]:
     return item.callspec.params if hasattr(item, "callspec") else {}
 
 
-def on_engine(item: pytest.Item) -> bool:
-    """Whether a test needs the Docker engine."""
-    return "engine" in getattr(item, "fixturenames", ()) or "docker" in parameters(item).values()
+def part_of(item: pytest.Item) -> str:
+    """`docker`: it needs the engine; `shared`: the session's rootless lab; `own`: all else."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "engine" in fixtures or "docker" in parameters(item).values():
+        return "docker"
+    return "shared" if "lab" in fixtures else "own"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests with labs of their own come first: on one engine two labs need different subnets.
     Tests of hours are run when LVSFAB_TEST_LONG=1 asks for them; each has a short form.
-    LVSFAB_TEST_PART: `docker`, what needs the engine, or `other`, all else (.ci/e2e).
+    LVSFAB_TEST_PART: one of the parts of .ci/e2e.
     """
     left_out = []
     items.sort(key=lambda item: ["", *BACKENDS].index(str(parameters(item).get("lab", ""))))
     if os.environ.get("LVSFAB_TEST_LONG") != "1":
         left_out += [item for item in items if item.get_closest_marker("long")]
     if part := os.environ.get("LVSFAB_TEST_PART"):
-        left_out += [item for item in items if on_engine(item) != (part == "docker")]
+        left_out += [item for item in items if part_of(item) != part]
     kept = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
