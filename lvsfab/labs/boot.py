@@ -236,15 +236,21 @@ Subsystem sftp internal-sftp
 """
 
 
-def _stop_files(packages: tuple[str, ...]) -> dict[str, tuple[int, str]]:
-    """How a host is stopped: by docker/init's signals, or by an init of its own."""
-    if not OWN_INIT.intersection(packages):
+def _init_files(inventory: Inventory, name: str) -> dict[str, tuple[int, str]]:
+    """How a host is stopped: by docker/init's signals, or by an init of its own. A machine-id, for
+    without one systemd takes the boot for the first and enables every service.
+    """
+    if not OWN_INIT.intersection(lab_spec(inventory).packages):
         signals = {"reboot": "TERM", "poweroff": "USR2", "halt": "USR2"}
         return {
             f"files/upper/usr/sbin/{name}": (0o755, f"#!/bin/sh\nexec kill -{number} 1\n")
             for name, number in signals.items()
         }
-    return {"files/upper/etc/systemd/system/ctrl-alt-del.target": (0o644, CTRL_ALT_DEL)}
+    number = hashlib.sha256(f"{inventory.name}/{name}".encode()).hexdigest()[:32]
+    return {
+        "files/upper/etc/machine-id": (0o444, f"{number}\n"),
+        "files/upper/etc/systemd/system/ctrl-alt-del.target": (0o644, CTRL_ALT_DEL),
+    }
 
 
 def host_files(
@@ -268,7 +274,7 @@ def host_files(
         "files/upper/etc/ssh/ssh_host_ed25519_key": (0o600, key.private),
         "files/upper/etc/ssh/ssh_host_ed25519_key.pub": (0o644, f"{key.public} root@{name}\n"),
         "files/upper/root/.ssh/authorized_keys": (0o600, f"{client_key} lvsfab\n"),
-        **_stop_files(lab_spec(inventory).packages),
+        **_init_files(inventory, name),
     }
     for index, wire in enumerate(wires(inventory)[name]):
         files[f"vec{index}.bpf"] = (0o644, echo_filter(wire.mac))
