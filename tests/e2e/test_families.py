@@ -8,6 +8,7 @@ and package names come from data (docs/distributions.md).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from textwrap import dedent
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.lab
 HOSTS = {"client": 9, "director": 10, "rs1": 1, "rs2": 2}  # and the last number of its address
 PACKAGES = "systemd-sysv, firewalld, dnf, zypper, rpm, createrepo-c"
 INVENTORY = """
-name: families
+name: {name}
 lab:
   management: 100.64.31.0/24
   memory: 256
@@ -73,7 +74,14 @@ def families(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         HOST.format(name=n, role="real_server" if n[:2] == "rs" else n, number=number)
         for n, number in HOSTS.items()
     ]
-    path.write_text(INVENTORY.format(backend=backend, packages=PACKAGES, hosts="\n".join(hosts)))
+    path.write_text(
+        INVENTORY.format(
+            name=f"families-{os.getpid()}",
+            backend=backend,
+            packages=PACKAGES,
+            hosts="\n".join(hosts),
+        )
+    )
     lab = LabUnderTest(path, backend)
     try:
         lab.cli("lab", "up", timeout=900)

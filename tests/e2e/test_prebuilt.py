@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +17,8 @@ pytestmark = pytest.mark.lab
 @pytest.fixture(scope="module")
 def prebuilt(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUnderTest]:
     own = {"kernel: built": "kernel: prebuilt", "100.64.10.0": "100.64.5.0"}
-    path = inventory_file(tmp_path_factory.mktemp("prebuilt"), "e2e-prebuilt", backend, **own)
+    folder = tmp_path_factory.mktemp("prebuilt")  # a name for each process: the other has the other
+    path = inventory_file(folder, f"prebuilt-{os.getpid()}", backend, **own)
     lab = LabUnderTest(path, backend)
     try:
         lab.cli("lab", "up", timeout=900)
