@@ -8,6 +8,7 @@ it happens.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -24,17 +25,27 @@ if TYPE_CHECKING:
     from lvsfab.transports.endpoint import Endpoint
 
 CONNECT_TIMEOUT = 15.0  # s to reach the scheduler
+LOST = "its worker was lost; whether its command ran to the end is not known"
 SHARE = 32  # hosts in one share: small enough that a slow worker delays few
 
 Told = Callable[[HostResult], None]
 Line = Callable[[str, str], None]
 
 
-def run_share(endpoints: Sequence[Endpoint], task: Task, parallel: int) -> list[HostResult]:
-    """On a worker: a share of the hosts, as one controller would do it."""
+def run_share(
+    endpoints: Sequence[Endpoint], task: Task, parallel: int, begun: str
+) -> list[HostResult]:
+    """On a worker: a share of the hosts, as one controller would do it. `begun`: the name of an
+    event. The scheduler gives what a lost worker had to another: that one must not do it again.
+    """
     from lvsfab.session import Shell  # on the worker
     from lvsfab.transports.ssh import connect
 
+    distributed: Any = import_module("distributed")
+    once = distributed.Event(begun)
+    if once.is_set():
+        return _lost([endpoint.name for endpoint in endpoints], LOST)
+    once.set()
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
 
     def open_shell(host: str) -> Shell:
@@ -44,6 +55,10 @@ def run_share(endpoints: Sequence[Endpoint], task: Task, parallel: int) -> list[
     work = run_on(open_shell, task, run_script(task), watch)
     done = loop.each(list(by_name), work, Limits(parallel), lambda _: None, watch)
     return list(done.results.values())
+
+
+def _lost(hosts: Sequence[str], why: str) -> list[HostResult]:
+    return [HostResult(host, State.FAILED, error=why) for host in hosts]
 
 
 def run_via(
@@ -70,7 +85,7 @@ def run_via(
                     done.results[result.host] = result
                     failed += result.state is not State.OK
                     if on_line is not None:
-                        for line in result.output.splitlines():
+                        for line in lines(result.output):
                             on_line(result.host, line)
                     on_result(result)
     except KeyboardInterrupt:
@@ -78,11 +93,17 @@ def run_via(
         done.unsure = tuple(name for name in ready if name not in done.results)
         for name in done.unsure:
             done.results[name] = HostResult(name, State.STOPPED, error="left with its worker")
+            on_result(done.results[name])
     finally:
         client.close()
     for name in ready:
         done.results.setdefault(name, HostResult(name, State.NOT_RUN))
     return done
+
+
+def lines(output: str) -> list[str]:
+    """As the live output has them: they end with a newline and with nothing else."""
+    return output.removesuffix("\n").split("\n") if output else []
 
 
 def _client(url: str) -> Any:
@@ -108,16 +129,44 @@ def _shares(client: Any, endpoints: Sequence[Endpoint], task: Task, limits: Limi
         raise InputError("a lab's hosts are reached from this machine alone", key="--via")
     if any(endpoint.sudo_password is not None for endpoint in endpoints):
         raise InputError("a password does not travel to other controllers", key="--via")
-    workers = max(1, len(client.scheduler_info()["workers"]))
-    parallel = max(1, limits.parallel // workers)
-    size = max(1, min(SHARE, -(-len(endpoints) // workers)))
-    shares = [list(endpoints[i : i + size]) for i in range(0, len(endpoints), size)]
-    futures = [
-        client.submit(run_share, share, task, parallel, pure=False, retries=0) for share in shares
-    ]
+    slots = max(1, sum(client.nthreads().values()))
+    number, parallel = windows(limits.parallel, slots)
+    size = max(1, min(SHARE, -(-len(endpoints) // number)))
+    todo = [list(endpoints[i : i + size]) for i in range(0, len(endpoints), size)]
+    todo.reverse()
+    shares: dict[Any, tuple[list[Endpoint], Any]] = {}
+    coming: Any = distributed.as_completed()
+
+    def submit() -> None:
+        """One more; no more than `number` are there at once, however many threads workers have."""
+        if todo:
+            share, begun = todo.pop(), f"lvsfab-{secrets.token_hex(12)}"
+            future = client.submit(run_share, share, task, parallel, begun, pure=False, retries=0)
+            shares[future] = share, distributed.Event(begun, client=client)
+            coming.add(future)
+
     try:
-        for future, results in distributed.as_completed(futures, with_results=True):
-            del future
-            yield results
+        for _ in range(number):
+            submit()
+        for future in coming:
+            share, begun = shares.pop(future)
+            error = future.exception()
+            begun.clear()  # or the scheduler would keep it
+            names = [endpoint.name for endpoint in share]
+            if error is None:
+                yield future.result()
+            elif type(error).__name__ == "KilledWorker":
+                yield _lost(names, LOST)
+            else:
+                yield _lost(names, f"its worker failed: {type(error).__name__}: {error}")
+            submit()
     finally:
-        client.cancel(futures)
+        client.cancel(list(shares))
+
+
+def windows(parallel: int, slots: int) -> tuple[int, int]:
+    """How many shares at once, on workers with `slots` threads in all, and how many hosts at once
+    in each: never more than `parallel` together.
+    """
+    number = min(parallel, slots)
+    return number, parallel // number
