@@ -16,6 +16,7 @@ from lvsfab.plan import quiesced
 from lvsfab.recipe import Compiled
 from lvsfab.states.base import Resource
 from lvsfab.states.ipvs_server import RealServerState
+from lvsfab.states.sysctl import Sysctl
 from tests.unit.test_engine import HOSTS, RECIPE, Machine, Run, compiled, down, up
 from tests.unit.test_engine import machines as machines  # noqa: PLC0414 - a fixture
 
@@ -43,6 +44,26 @@ def test_a_host_with_nothing_to_do_is_done_though_another_failed(
 ) -> None:
     machines["d"].sh("echo 1 >/proc/sys/net/ipv4/ip_forward")
     assert set(failing(machines).done) == {"d", "s1"}
+
+
+def test_a_host_with_something_left_to_undo_is_not_done(
+    machines: dict[str, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others stand on goes last, and does not go while a host fails."""
+    monkeypatch.setattr(Sysctl, "foundation", True)
+    up(machines)
+    machines["s2"].sh("ln -s /proc /run/bad")
+    machines["s1"].sh("mkdir /run/bad")
+    (line,) = [line for line in RECIPE.splitlines() if "arp_ignore" in line]
+    text = RECIPE.replace(f"{line}\n", "").replace("/run/page", "/run/bad/page")
+    with Run(machines) as engine:
+        outcome = engine.up(compiled(text), "me")
+    assert (list(outcome.failed), outcome.not_reached, outcome.done) == (["s2"], ["s1"], ["d"])
+    ignored = "cat /proc/sys/net/ipv4/conf/all/arp_ignore"
+    assert machines["s1"].sh(ignored) == "1\n"
+    machines["s2"].sh("rm /run/bad; mkdir /run/bad")
+    up(machines, text)
+    assert machines["s1"].sh(ignored) == "0\n"
 
 
 def test_rollback_returns_every_host(machines: dict[str, Machine]) -> None:
