@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from lvsfab.model import Cluster, IPAddress, Protocol
@@ -68,6 +69,19 @@ def ports_to_follow(cluster: Cluster, batch: Records) -> tuple[int, ...]:
     requests, _ = parse_batch(batch.get("batch"), names)
     transfers, _ = parse_transfers(batch.get("transfers"))
     return (*requests.failed_ports, *(transfer.port for transfer in transfers))
+
+
+def lines_expected(
+    cluster: Cluster, before: Mapping[str, Records], batch: Records
+) -> Mapping[str, int]:
+    """Server -> lines that its log comes to at least: sized requests make more."""
+    names = frozenset(server.name for server in cluster.real_servers)
+    requests, _ = parse_batch(batch.get("batch"), names)
+    answered = Counter(requests.answers())
+    probes = parse_probes(batch, names)
+    answered.update(p.answer.server for p in probes if p.answer.good)
+    was = {name: snapshot(name, before[name], cluster).log_lines for name in names}
+    return {name: (was[name] or 0) + answered[name] for name in names}
 
 
 def marked(record: Record | None) -> str:

@@ -119,14 +119,17 @@ class Case:
         """Indices of our connections (requests, then transfers) whose port had an entry already:
         IPVS may have let them follow it, to its server and uncounted. A SYN makes a new
         connection where the old one is in TIME_WAIT and conn_reuse_mode is not 0, and with its
-        bit 2 also in FIN_WAIT, where DR and TUN stay because the director sees no reply
+        bit 2 also in FIN_WAIT, where DR and TUN stay because the director sees no reply; newer
+        kernels do so in CLOSE too, none while persistence holds the old one
         (is_new_conn_expected, net/netfilter/ipvs/ip_vs_core.c).
         """
         mode = self.director.settings.get("conn_reuse_mode", 1)
+        if self.cluster.service.persistence is not None:
+            mode = 0
         over = {"TIME_WAIT"} if mode else set()
         over |= {"FIN_WAIT"} if mode & 2 else set()
-        seen = {
-            port
+        seen: set[tuple[IPAddress | None, int]] = {
+            (None, port)  # those are the client's own address's
             for port, state in self._before(self.cluster.director).open_ports.items()
             if state not in over
         }
@@ -134,11 +137,17 @@ class Case:
         own_ends = "TIME_WAIT" if self.nat else "FIN_WAIT"
         ports = (*self.seen.batch.ports, *(t.port for t in self.seen.transfers))
         for index, port in enumerate(ports):
-            if port and port in seen:
+            end = (self._sender(index), port)
+            if port and end in seen:
                 found.add(index)
             elif own_ends not in over:
-                seen.add(port)
+                seen.add(end)
         return frozenset(found)
+
+    def _sender(self, index: int) -> IPAddress | None:
+        """The address that sent our connection `index` (as in `reused`); None: the client's own."""
+        sources = self.seen.sources
+        return sources[index % len(sources)] if sources and index < self.seen.batch.sent else None
 
     @cached_property
     def fresh(self) -> tuple[str | None, ...]:
@@ -160,6 +169,14 @@ class Case:
         own = (face.ip for _, face in self.after(self.cluster.client or "").addresses)
         return frozenset((*own, *self.seen.sources))
 
+    @cached_property
+    def followed(self) -> Counter[str]:
+        """At most so many of `reused` did each server count after all."""
+        answers = self.seen.batch.answers()
+        found = Counter(answers[i] for i in self.reused if i < len(answers))
+        sized = sum(1 for index in self.reused if index >= len(answers))
+        return Counter({s.name: found[s.name] + sized for s in self.cluster.real_servers})
+
     @property
     def own(self) -> int:
         """Connections that we made to the service (probes go to services of their own)."""
@@ -170,7 +187,7 @@ class Case:
         """Connections that the director counted beyond ours."""
         if self.total is None:
             return 0
-        return max(0, self.total.conns - self.own - self.under_way)
+        return max(0, self.total.conns - self.own - self.under_way - len(self.reused))
 
     @property
     def under_way(self) -> int:
@@ -178,23 +195,39 @@ class Case:
         return UNDER_WAY if self.seen.batch.stopped else 0
 
     @cached_property
-    def _by_port(self) -> Mapping[int, str]:
-        """The client's port -> the server that its connection was given to."""
+    def _ends(self) -> Mapping[tuple[IPAddress | None, int], str]:
+        """The sender (None: the client's own address) and its port -> the server that the
+        connection was given to. Many addresses may have used one port.
+        """
         ports = (test_port(self.cluster), *self.cluster.service.ports)
         names = {
             (s.address, port): s.name
             for s in self.cluster.real_servers
             for port in ([s.port] if s.port else ports)
         }
-        clients = self.client_addresses
+        clients, sources = self.client_addresses, frozenset(self.seen.sources)
         return {
-            entry.client[1]: names[entry.server]
+            (address if address in sources else None, port): names[entry.server]
             for entry in self.director.connections
-            if entry.server in names and entry.virtual[0] == self.vip and entry.client[0] in clients
+            for address, port in [entry.client]
+            if entry.server in names and entry.virtual[0] == self.vip and address in clients
         }
 
-    def given_to(self, port: int) -> str | None:
-        return self._by_port.get(port)
+    @cached_property
+    def _again(self) -> frozenset[int]:
+        """Ports that the client's own address used more than once: the entry that is listed may be
+        the former connection's.
+        """
+        batch = () if self.seen.sources else self.seen.batch.ports
+        used = Counter((*batch, *(transfer.port for transfer in self.seen.transfers)))
+        twice = (port for port, number in used.items() if number > 1)
+        return frozenset((*self._before(self.cluster.director).open_ports, *twice))
+
+    def given_to(self, port: int, sender: IPAddress | None = None) -> str | None:
+        """None: nobody can say."""
+        if sender is None and port in self._again:
+            return None
+        return self._ends.get((sender, port))
 
     @cached_property
     def moved(self) -> Counter[str]:
@@ -218,7 +251,8 @@ class Case:
     def lost(self) -> Counter[str]:
         """Failed requests by the server they were given to."""
         batch = self.seen.batch
-        names = [self.given_to(port) for port in batch.failed_ports]
+        failed = [index for index, name in enumerate(batch.answers()) if name is None]
+        names = [self.given_to(batch.ports[index], self._sender(index)) for index in failed]
         found = Counter(name for name in names if name is not None)
         if found.total() == self.failed:
             return found

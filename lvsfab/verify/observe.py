@@ -86,6 +86,7 @@ def snapshot(host: str, records: Mapping[str, Record], cluster: Cluster) -> Snap
         table=table,
         stats=stats,
         ipvs=ipvs,
+        late=read("late", lambda text: text.strip() == "yes", empty=False, needed=False),
         rules=read("rules", str, "", needed=False),
         connections=entries,
         states=states,

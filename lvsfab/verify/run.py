@@ -124,6 +124,7 @@ def verify(
         limit + PHASE_TIMEOUT,
     )
     ports = assemble.ports_to_follow(cluster, batch_records)
+    lines = assemble.lines_expected(cluster, before, batch_records)
     progress("looking again")
     after = on_all(
         lambda host: scripts.after_script(
@@ -133,6 +134,7 @@ def verify(
             observe_on=devices.get(host, ""),
             marks=bool(marks),
             ports=ports,
+            logged=lines.get(host, 0),
         )
     )
     seen, took = assemble.observation(

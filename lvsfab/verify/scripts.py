@@ -44,7 +44,15 @@ lv_listen() { # $1: tcp or udp. 0A is LISTEN, 07 an unconnected UDP socket
     [ -r "$lv_f" ] && awk '($4=="0A" || $4=="07") && n++<500 {print $2}' "$lv_f"
   done; return 0
 }
-lv_log() { [ -r "$1" ] && cat "$@" | wc -l; }
+lv_log() { # $1: lines to wait for, then logs. A line follows its answer, on a busy machine late
+  lv_least=$1; shift; [ -r "$1" ] || return 1
+  lv_lines=-1 lv_tries=0
+  while lv_was=$lv_lines; lv_lines=$(cat "$@" | wc -l); [ "$lv_tries" -lt 25 ]; do
+    [ "$lv_lines" -ge "$lv_least" ] && [ "$lv_lines" = "$lv_was" ] && break
+    lv_tries=$((lv_tries + 1)); sleep 0.15
+  done
+  echo "$lv_lines"
+}
 """
 
 # The counters that ipvsadm shows are brought up to date by an estimator every 2 s
@@ -79,13 +87,28 @@ lv_lag() { # prints two numbers: for services, for servers
 lv_settled() { # waits until nothing lags: 2.1 s, and 3 s more on a busy machine
   [ -r /proc/net/ip_vs_stats_percpu ] && has awk || { sleep 2.1; return 0; }
   for lv_i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do
-    [ "$(lv_lag)" = "$lv_lag0" ] && return 0
+    lv_now=$(lv_lag)
+    [ "$lv_now" = "$lv_lag0" ] && return 0
+    # less than before the batch: something lagged then
+    [ "${lv_now% *}" -lt "${lv_lag0% *}" ] || [ "${lv_now#* }" -lt "${lv_lag0#* }" ] && {
+      lv_late=yes; sleep 2.1; return 0; }
     sleep 0.2
+  done; return 0
+}
+lv_still() { # waits until the lag has not changed for 2.1 s; 6 s at most
+  [ -r /proc/net/ip_vs_stats_percpu ] && has awk || { sleep 2.1; return 0; }
+  lv_same=0 lv_then=
+  for lv_i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    lv_now=$(lv_lag)
+    if [ "$lv_now" = "$lv_then" ]; then lv_same=$((lv_same + 1)); else lv_same=0; fi
+    [ "$lv_same" -ge 7 ] && return 0
+    lv_then=$lv_now; sleep 0.3
   done; return 0
 }
 lv_stats_before() {
   [ -e /proc/net/ip_vs ] && has ipvsadm || return 3
-  lv_quiet || sleep 2.1
+  lv_late=no
+  lv_quiet || lv_still
   lv_lag0=$(lv_lag); lv_shown
 }
 lv_stats() { [ -e /proc/net/ip_vs ] && has ipvsadm || return 3; lv_settled; lv_shown; }
@@ -108,18 +131,20 @@ def _common() -> list[str]:
     ]
 
 
-def _server_lines(cluster: Cluster, server: RealServer, client: IPAddress | None) -> list[str]:
+def _server_lines(
+    cluster: Cluster, server: RealServer, client: IPAddress | None, logged: int
+) -> list[str]:
     vip = str(cluster.service.vip)
     ports = (server.port or test_port(cluster), *cluster.service.ports)
     logs = [f"/run/lvsfab/testpage-{port}/access.log" for port in ports]
     lines = [
         _line("route:vip", "ip", "-o", "route", "get", vip),
         f"rec listen lv_listen {cluster.service.protocol}",
-        _line("log", "lv_log", *logs),
     ]
     if client is not None:
         source = str(server.address) if cluster.method is ForwardingMethod.NAT else vip
         lines.append(_line("route:client", "ip", "-o", "route", "get", str(client), "from", source))
+    lines.append(_line("log", "lv_log", str(logged), *logs))  # last: what ended of late has a line
     return lines
 
 
@@ -141,11 +166,13 @@ def _neighbours(version: int) -> str:
     return _line("neighbours", "ip", f"-{version}", "neigh", "show")
 
 
-def _role_lines(cluster: Cluster, host: str, client: IPAddress | None) -> list[str]:
+def _role_lines(
+    cluster: Cluster, host: str, client: IPAddress | None, logged: int = 0
+) -> list[str]:
     lines = _common()
     for server in cluster.real_servers:
         if server.name == host:
-            lines += _server_lines(cluster, server, client)
+            lines += _server_lines(cluster, server, client, logged)
     if host == cluster.director:
         lines += _director_lines(cluster)
     if host == cluster.client:
@@ -190,16 +217,19 @@ def after_script(
     observe_on: str = "",
     marks: bool = False,
     ports: Iterable[int] = (),
+    logged: int = 0,
 ) -> str:
-    """Phase 3 on one host. `ports`: the client's ports whose connections the director shows."""
-    lines = _role_lines(cluster, host, client)
+    """Phase 3 on one host. `ports`: the client's ports whose connections the director shows;
+    `logged`: lines that a real server's log comes to at least.
+    """
+    lines = _role_lines(cluster, host, client, logged)
     if host in (cluster.client, cluster.director):
         lines.append(_neighbours(cluster.service.vip.version))
     if host == cluster.director:
         lines.append(_connections(cluster, ports))
         if cluster.method is ForwardingMethod.TUN:
             lines += [_ping(server) for server in cluster.real_servers]
-        lines.append("rec stats lv_stats")
+        lines += ["rec stats lv_stats", 'rec late echo "$lv_late"']
         if marks:
             lines.append("rec marks_off lv_marks_done")
     if observe_on:

@@ -40,7 +40,8 @@ class Snapshot:
     `received`: device -> packets. `counters`: `TcpExt.IPReversePathFilter` and the like.
     `log_lines`: lines in the test page's access log. `table`, `stats`: the director's IPVS
     table; `ipvs` says why there is none; `rules` has what those do not list, as ipvsadm writes it
-    (details of tunnels, thresholds). `unread`: what could not be read, as sentences.
+    (details of tunnels, thresholds); `late`: counters were behind before the batch. `unread`:
+    what could not be read, as sentences.
     """
 
     host: str
@@ -57,6 +58,7 @@ class Snapshot:
     stats: Table | None = None
     ipvs: str = ""
     rules: str = ""
+    late: bool = False
     connections: tuple[Connection, ...] = ()
     states: Mapping[tuple[str, str], int] = field(default_factory=dict)  # server, state -> number
     open_ports: Mapping[int, str] = field(default_factory=dict)  # client's port -> entry's state

@@ -163,6 +163,7 @@ def test_5_a_client_keeps_its_server_until_the_time_is_over(dr: LabUnderTest) ->
     templates = "ipvsadm -Lnc | grep -c ':0 .*:80'"
     assert dr.sh("director", templates).strip() == "2"
     until(lambda: dr.sh("director", f"{templates} || true").strip() == "0", 6 + 9)
+    assert set(tries(dr, PUBLIC, "client2")) == {first}  # now it is who is next in turn
     up(dr, "dr", QUICK, "--no-verify")
 
 

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from lvsfab.model import Cluster, ForwardingMethod, RealServer, Scheduler, VirtualService
+from lvsfab.model import Cluster, ForwardingMethod, IPAddress, RealServer, Scheduler, VirtualService
 from lvsfab.session import Record
 from lvsfab.verify import judge
 from lvsfab.verify.assemble import observation
@@ -50,7 +50,9 @@ def load(name: str) -> Run:
     return run
 
 
-def verdict(run: Run, wanted: Cluster, *, held: bool = False) -> Verdict:
+def verdict(
+    run: Run, wanted: Cluster, *, held: bool = False, sources: tuple[IPAddress, ...] = ()
+) -> Verdict:
     def records(found: dict[str, list[Any]]) -> dict[str, Record]:
         return {name: Record(name, said[0], said[1]) for name, said in found.items()}
 
@@ -61,6 +63,7 @@ def verdict(run: Run, wanted: Cluster, *, held: bool = False) -> Verdict:
         {host: records(found) for host, found in run["after"].items()},
         observers=wanted.observers,
         held=held,
+        sources=sources,
     )
     return judge(wanted, seen, batch_seconds=took)
 

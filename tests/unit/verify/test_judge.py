@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -413,3 +414,103 @@ def test_ports_whose_connections_live_on_are_not_counted_against_anyone() -> Non
     assert "4 more came from ports" in check(found, "counts").fact
     assert check(found, "scheduler").status is Status.PASS
     assert [(row.expected, row.answered) for row in found.rows] == [(30, 30), (30, 30)]
+
+
+def one_line_more(run: Run, server: str) -> None:
+    edit(run, server, "log", lambda text: f"{int(text) + 1}\n", "after")
+
+
+def test_a_request_past_the_director_shows_in_the_servers_log() -> None:
+    run = load("dr-good")
+    one_line_more(run, "rs1")
+    found = check(verdict(run, cluster("dr")), "counts")
+    assert (found.status, found.blamed) == (Status.FAIL, ("rs1",))
+
+
+def test_what_was_open_before_may_end_with_a_line_of_its_own() -> None:
+    """A long answer of a drained server ends while verify looks."""
+    run = load("dr-good")
+    one_line_more(run, "rs1")
+    old, new = "10.1:80              Route   1      0 ", "10.1:80              Route   1      1 "
+    edit(run, "director", "table", lambda text: text.replace(old, new), "before")
+    assert check(verdict(run, cluster("dr")), "counts").status is Status.PASS
+    one_line_more(run, "rs1")
+    assert check(verdict(run, cluster("dr")), "counts").status is Status.FAIL
+
+
+def test_counters_that_were_behind_prove_no_counts() -> None:
+    run = load("dr-good")
+    run["after"]["director"]["late"] = [0, "yes\n"]
+    assert check(verdict(run, cluster("dr")), "counts").status is Status.UNCHECKED
+    run["after"]["director"]["late"] = [0, "no\n"]
+    assert check(verdict(run, cluster("dr")), "counts").status is Status.PASS
+
+
+def test_a_port_that_other_addresses_used_too_names_no_other_server() -> None:
+    """Of a former run with many addresses: their connections are in the table for two minutes."""
+    run = load("dr-good")
+    others = tuple(map(ip_address, ("172.25.254.193", "172.25.254.194")))
+
+    def also(text: str) -> str:
+        mine = [line for line in text.splitlines() if line.startswith("entry")]
+        theirs = [line.replace("10.2:80", "10.1:80") for line in mine]
+        first, last = (
+            [line.replace("172.25.254.67:", f"{other}:") for line in theirs] for other in others
+        )
+        return "\n".join((*first, text.strip(), *last)) + "\n"
+
+    edit(run, "director", "connections", also, "after")
+    found = check(verdict(run, cluster("dr"), sources=others), "counts")
+    assert found.status is Status.PASS, found.fact
+
+
+def test_persistence_holds_a_connection_whose_port_is_used_again() -> None:
+    run = load("dr-good")
+    ports = re.findall(r"\d+", run["batch"]["batch"][1].split("from", 1)[1].split("\n", 1)[0])
+    run["before"]["director"]["connections"] = [0, f"port {ports[10]} FIN_WAIT\n"]
+    for phase in ("before", "after"):
+        run[phase]["director"]["conf"][1] += "/proc/sys/net/ipv4/vs/conn_reuse_mode:2\n"
+    alone = cluster("dr")
+    assert "came from ports" not in check(verdict(run, alone), "counts").fact
+    kept = replace(alone, service=replace(alone.service, persistence=60))
+    # it may or may not have been counted: what was counted is right either way
+    found = check(verdict(run, kept), "counts")
+    assert found.status is Status.PASS, found.fact
+    assert "more came from ports" in found.fact
+
+
+def test_where_nothing_was_sent_probes_alone_prove_servers() -> None:
+    """Every server is at its threshold: only a firewall mark's own service lets a request in."""
+    run = load("dr-good")
+    run["before"]["director"]["marks"] = [0, "how nft\n"]
+    good = run["batch"].pop("batch")[1]
+    first = next(line for line in good.splitlines() if "rs1 reached" in line)
+    only = re.sub(r"kind \d+ \d+", "kind 0 1", first)
+    answer = f"sent 1 0\norder 0\nfrom 61000\n{only}\nend\ntime 1 2\n"
+    run["batch"]["probe:rs1"] = [0, answer]
+    run["batch"]["probe:rs2"] = [0, answer.replace("200 0 1\trs1", "000 7 1\t")]
+    found = verdict(run, cluster("dr"))
+    assert check(found, "server:rs1").status is Status.PASS
+    assert check(found, "server:rs2").status is Status.FAIL
+    assert check(found, "answers").status is Status.UNCHECKED
+    assert check(found, "scheduler").status is Status.UNCHECKED
+
+
+def test_a_port_used_again_need_not_name_the_server_of_its_new_connection() -> None:
+    """The entry of the former connection may be listed still."""
+    run = load("dr-good")
+    port = run["batch"]["transfers"][1].splitlines()[0].split()[4]
+
+    def other(text: str) -> str:
+        return re.sub(
+            rf"(:{port} .*10\.)([12]):80\n", lambda m: f"{m[1]}{3 - int(m[2])}:80\n", text
+        )
+
+    edit(run, "director", "connections", other, "after")
+    found = check(verdict(run, cluster("dr")), "counts")
+    assert found.status is Status.FAIL
+    run["before"]["director"]["connections"] = [0, f"port {port} FIN_WAIT\n"]
+    for phase in ("before", "after"):
+        run[phase]["director"]["conf"][1] += "/proc/sys/net/ipv4/vs/conn_reuse_mode:2\n"
+    found = check(verdict(run, cluster("dr")), "counts")
+    assert found.status is Status.PASS, found.fact

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -233,6 +234,46 @@ def test_silence_ends_the_batch_early(monkeypatch: pytest.MonkeyPatch) -> None:
     transfers, trouble = parse_transfers(records["transfers"])
     assert transfers == ()
     assert "not tried" in trouble
+
+
+@pytest.mark.parametrize("least", [0, 5, 9])
+def test_a_log_is_read_when_its_last_line_is_there(tmp_path: Path, least: int) -> None:
+    log = tmp_path / "access.log"
+    log.write_text("a line\n" * 3)
+    script = scripts.before_script(cluster("dr"), "rs1", client=None, life=9)
+    functions = script.partition("\nrec ")[0]
+    later = f"( sleep 0.3; echo late >>{log}; echo late >>{log} ) & " if least else ""
+    record = ask(f"{functions}\n{later}\nrec log lv_log {least} {log}\nwait\n")["log"]
+    # what never comes is not waited for without end
+    assert record.output.split() == ["5" if least else "3"]
+
+
+@pytest.mark.parametrize(
+    ("call", "lags", "asked", "late"),
+    [
+        ("lv_settled", ["5 5", "3 2", "2 2"], 3, "no"),
+        ("lv_settled", ["5 5", "1 2"], 2, "yes"),  # it was behind when `2 2` was read
+        ("lv_settled", ["2 1"], 1, "yes"),
+        ("lv_still", ["5 5", "4 5", "3 3"], 10, "no"),  # 7 times the same
+    ],
+)
+def test_counters_are_waited_for(
+    tmp_path: Path, call: str, lags: list[str], asked: int, late: str
+) -> None:
+    counted, shown = tmp_path / "percpu", tmp_path / "shown"
+    counted.touch()
+    text = scripts.before_script(cluster("dr"), "director", client=None, life=9)
+    functions = text.partition("\nrec ")[0].replace("/proc/net/ip_vs_stats_percpu", str(counted))
+    cases = "".join(f"{number}) echo {lag} ;; " for number, lag in enumerate(lags, 1))
+    record = ask(f"""{functions}
+lv_lag() {{ echo x >>{shown}; case $(cat {shown} | wc -l) in {cases} *) echo {lags[-1]} ;; esac; }}
+sleep() {{ :; }}
+lv_late=no lv_lag0="2 2"
+{call}
+rec said echo "$lv_late"
+""")["said"]
+    assert record.output.strip() == late
+    assert len(shown.read_text().split()) == asked
 
 
 def test_nobody_there() -> None:
