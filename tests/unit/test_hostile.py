@@ -188,7 +188,7 @@ INVENTORY = {
         "r": {"roles": ["real_server"],
               "interfaces": {"e0": {"network": "n", "addresses": ["10.0.0.2/24"]}},
               "routes": {"10.1.0.0/16": "10.0.0.254"}, "weight": 1, "groups": ["g", "h"],
-              "only": ["dr", "nat", "tun"], "inner": "10.9.0.2/24", "memory": 64, "port": 8080},
+              "only": ["dr", "nat", "tun"], "inner": "10.9.0.2/24", "memory": 64, "port": 80},
         "c": {"roles": ["client"]},
     },
     "parameters": {"all": {"vip": "10.0.0.100"}, "dr": {"port": 80, "weights": {"r": 2}}},
