@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,11 @@ def run_share(
     from lvsfab.transports.ssh import connect
 
     distributed: Any = import_module("distributed")
-    once = distributed.Event(begun)
-    if once.is_set():
+    worker = distributed.get_worker()  # an Event of its own would need a client, and threads race
+    ask, scheduler = partial(distributed.utils.sync, worker.loop), worker.scheduler
+    if ask(scheduler.event_is_set, name=begun):
         return _lost([endpoint.name for endpoint in endpoints], LOST)
-    once.set()
+    ask(scheduler.event_set, name=begun)
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
 
     def open_shell(host: str) -> Shell:
