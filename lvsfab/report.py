@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -160,6 +161,7 @@ class Reporter:
                 "event": "result",
                 "did": word,
                 "changes": changes,
+                "began": round(time.time() - seconds, 3),  # s since 1970
                 "seconds": round(seconds, 3),
                 "done": outcome.done,
                 "failed": {host: str(error) for host, error in outcome.failed.items()},

@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -22,7 +21,7 @@ import pytest
 
 from lvsfab.cli import main
 from lvsfab.labs import runtime
-from tests.e2e.conftest import LabUnderTest
+from tests.e2e.conftest import HOSTS, LabUnderTest
 
 pytestmark = pytest.mark.lab
 CYCLES = int(os.environ.get("LVSFAB_SOAK", "3"))
@@ -53,13 +52,13 @@ WHAT = ("processes", "files", "KiB of memory free", "modules", "open files", "na
 MAY = (3, 0, 8 << 10, 0, 30, 0)  # how much more (or less memory): sshd's sessions come and go
 
 
-def lvsfab(lab: LabUnderTest, *argv: str) -> dict[str, Any]:
-    """A run of lvsfab in this process; its last document."""
+def lvsfab(lab: LabUnderTest, *argv: str, code: int = 0) -> dict[str, Any]:
+    """A run of lvsfab in this process; the last document, which says how it ended."""
     lab.is_down = False
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main([*argv, "--json", "-i", str(lab.path)])
-    assert ended.value.code == 0, f"{argv}: {out.getvalue()}\n{err.getvalue()}"
+    assert ended.value.code == code, f"{argv}: {out.getvalue()}\n{err.getvalue()}"
     lines = out.getvalue().splitlines()
     found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
     return found
@@ -69,6 +68,7 @@ def on_hosts(lab: LabUnderTest) -> Mapping[str, tuple[int, ...]]:
     """Of each host: WHAT."""
     done = lab.cli("run", "*", "--json", "--", "sh", "-c", COUNTS)
     found = {d["host"]: d["output"] for d in done.documents() if d.get("output")}
+    assert set(found) == {*HOSTS}
     return {host: tuple(map(int, text.split())) for host, text in found.items()}
 
 
@@ -100,6 +100,14 @@ def on_controller(lab: LabUnderTest) -> dict[str, int]:
     return found
 
 
+def unproved(verdict: Mapping[str, Any]) -> None:
+    """Beside other requests verify finds nothing wrong, and says what it cannot prove."""
+    assert verdict["status"] == "unchecked"
+    assert {c["status"] for c in verdict["checks"]} == {"pass", "unchecked"}
+    ids = {c["id"] for c in verdict["checks"] if c["status"] == "unchecked"}
+    assert ids <= {"counts", "scheduler"}
+
+
 def cycle(lab: LabUnderTest, number: int) -> tuple[int, int, float]:
     """One cycle; how many requests were sent, and lost while one mode gave way to another, and how
     many seconds that took.
@@ -108,26 +116,29 @@ def cycle(lab: LabUnderTest, number: int) -> tuple[int, int, float]:
     lvsfab(lab, "up", *mode, "--no-verify")
     load = LOAD.replace("VIP", vip).replace("PATIENCE", str(PATIENCE))
     got = lab.background("client", load)
-    lvsfab(lab, "drain", "rs1")
-    lvsfab(lab, "restore", "rs1")
-    began = time.time()
-    lvsfab(lab, "up", *other, "--no-verify")
-    ended = time.time()
-    time.sleep(1)
-    lab.sh("client", "touch /run/soak.end")
+    try:
+        lvsfab(lab, "drain", "rs1")
+        lvsfab(lab, "restore", "rs1")
+        change = lvsfab(lab, "up", *other, "--no-verify")
+        began, took = change["began"], change["seconds"]
+        unproved(lvsfab(lab, "verify", code=3))
+    finally:
+        lab.sh("client", "touch /run/soak.end")
     requests = [line.split() for line in got().splitlines()]
     assert len(requests) > 20
+    assert float(requests[0][0]) < began
+    assert float(requests[-1][0]) > began + took + 1  # it went on while verify looked
     same = mode[0] == other[0]
     for when, *outcome in requests:
-        within = began - PATIENCE <= float(when) <= ended  # begun before, and timed out
+        within = began - PATIENCE <= float(when) <= began + took  # begun before, and timed out
         assert outcome == ["200", "0"] or (within and not same), (
             f"cycle {number}, {mode} then {other}: {outcome} {float(when) - began:+.2f} s after "
-            f"the beginning of a change that took {ended - began:.2f} s"
+            f"the beginning of a change that took {took:.2f} s"
         )
     assert lvsfab(lab, "verify")["status"] == "pass"
     lvsfab(lab, "down")
     lost = sum(outcome != ["200", "0"] for _, *outcome in requests)
-    return len(requests) + 60, lost, 0.0 if same else ended - began
+    return len(requests) + 120, lost, 0.0 if same else took
 
 
 def test_soak(clean: LabUnderTest, record_property: Callable[[str, object], None]) -> None:
