@@ -1,6 +1,6 @@
 """How long the default lab takes: run with `pytest tests/bench -s -m bench`.
 
-What is asserted is what ARCHITECTURE.md promises for two cores; what is printed is for people.
+What is asserted is what README.md promises for two cores; what is printed is for people.
 """
 
 from __future__ import annotations
