@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 NAME = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$")
 _HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62})$")
+LOGIN = re.compile(r"[A-Za-z0-9_.:%@][A-Za-z0-9_.:%@-]*")  # a user, or where a host is reached
 _DEVICE = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 ROLES = ("client", "router", "director", "real_server")
@@ -207,7 +208,7 @@ class _Reading:
                     (*place, "gateways", i), f"{gateway} is in none of {name}'s networks"
                 )
         for key, text in (("host", raw.ssh.host), ("user", raw.ssh.user)):
-            if text and not re.fullmatch(r"[A-Za-z0-9_.:%@][A-Za-z0-9_.:%@-]*", text):
+            if text and not LOGIN.fullmatch(text):
                 raise self._doc.error((*place, "ssh", key), f"`{text}` is no {key} name")
         return host
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lvsfab.errors import InputError
-from lvsfab.inventory import ROLES
+from lvsfab.inventory import LOGIN, ROLES
 from lvsfab.model import Host, Inventory, SSHLogin
 
 _HOST = re.compile(r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,251})$")
-_ADDRESS = re.compile(r"^[A-Za-z0-9_.:%-]+$")
 _ONE = re.compile(
     r"^(?:(?P<user>[A-Za-z0-9_.-]+)@)?(?:\[(?P<six>[0-9A-Fa-f:.%a-z0-9]+)\]|(?P<host>[^:@\[\]]+))"
     r"(?::(?P<port>[0-9]{1,5}))?$"
@@ -59,8 +58,9 @@ def make(
             raise InputError(f"`{host}` is no host name", path=path, key=key)
         if login.port is not None and not 0 < login.port < 65536:
             raise InputError(f"{host}: port {login.port}", path=path, key=key)
-        if (login.host and not _ADDRESS.match(login.host)) or login.host.startswith("-"):
-            raise InputError(f"{host}: `{login.host}` is no address", path=path, key=key)
+        for what, text in (("address", login.host), ("user name", login.user)):
+            if text and not LOGIN.fullmatch(text):
+                raise InputError(f"{host}: `{text}` is no {what}", path=path, key=key)
         mine = frozenset(of.get(host, ()))
         hosts[host] = Host(host, roles=mine & set(ROLES), groups=mine, ssh=login)
     if not hosts:

@@ -250,3 +250,13 @@ def test_a_host_may_have_its_port_with_it(tmp_path: Path) -> None:
     path.write_text("fd00::1\n")
     with pytest.raises(InputError, match="`fd00::1` is no host name"):
         sources.load(str(path))
+
+
+def test_a_user_is_a_name_wherever_it_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.ini"
+    path.write_text("a ansible_user='$(reboot) x'\n")
+    with pytest.raises(InputError, match="no user name"):
+        sources.load(str(path))
+    path.write_text("Host a\n  User -oProxyCommand=x\n")
+    with pytest.raises(InputError, match="no user name"):
+        sources.load(f"ssh_config:{path}")
