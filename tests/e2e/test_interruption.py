@@ -1,7 +1,7 @@
 """Runs that end in the middle, on real kernels: lvsfab killed after each step, links cut, hosts
 power-cycled. Then up completes, verify passes, and down leaves the hosts as they were.
 
-In short form (CI) runs follow each other, each killed three steps further than the one before, and
+In short form (CI) runs follow each other, each killed five steps further than the one before, and
 hosts are lost at a few places; the long form (`make interruption`) kills, and loses a host, after
 each single step, with a whole cycle for each.
 """
@@ -86,7 +86,7 @@ def test_lvsfab_killed_every_few_steps(
     clean: LabUnderTest, mode: str, record_property: Callable[[str, object], None]
 ) -> None:
     """What a run told as done stays done; what is left is less by that, until it is nothing."""
-    words, every = MODES[mode], 3
+    words, every = MODES[mode], 5
     left = [planned(clean, words)]
     while killed(clean, every, "up", *words, "--no-verify"):
         left.append(planned(clean, words))

@@ -154,15 +154,15 @@ def test_5_a_dead_server_has_weight_0_in_the_table(dr: LabUnderTest) -> None:
 
 
 def test_5_a_client_keeps_its_server_until_the_time_is_over(dr: LabUnderTest) -> None:
-    up(dr, "dr", {**QUICK, "persistence": "6"}, "--no-verify")
-    until(lambda: "persistent 6" in dr.sh("director", "ipvsadm -ln"), 5)
+    up(dr, "dr", {**QUICK, "persistence": "15"}, "--no-verify")
+    until(lambda: "persistent 15" in dr.sh("director", "ipvsadm -ln"), 5)
     dr.sh("director", "ipvsadm --set 2 2 2")  # s; a client is remembered while it has connections
     (first,) = set(tries(dr, PUBLIC))
     (second,) = set(tries(dr, PUBLIC, "client2"))
     assert first != second  # rr: the next client gets the next server
     templates = "ipvsadm -Lnc | grep -c ':0 .*:80'"
     assert dr.sh("director", templates).strip() == "2"
-    until(lambda: dr.sh("director", f"{templates} || true").strip() == "0", 6 + 9)
+    until(lambda: dr.sh("director", f"{templates} || true").strip() == "0", 15 + 9)
     assert set(tries(dr, PUBLIC, "client2")) == {first}  # now it is who is next in turn
     up(dr, "dr", QUICK, "--no-verify")
 
