@@ -104,6 +104,14 @@ def parameters(item: pytest.Item) -> dict[str, object]:
     return item.callspec.params if hasattr(item, "callspec") else {}
 
 
+def is_long(item: pytest.Item) -> bool:
+    """`long`: in every lab; `long_on_docker`: what it proves has nothing to do with the engine, and
+    with all of these over both labs a run would take hours.
+    """
+    over_docker = part_of(item) == "docker" and item.get_closest_marker("long_on_docker")
+    return bool(item.get_closest_marker("long") or over_docker)
+
+
 def part_of(item: pytest.Item) -> str:
     """`docker`: it needs the engine; `shared`: the session's rootless lab; `own`: all else."""
     fixtures = getattr(item, "fixturenames", ())
@@ -121,7 +129,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = []
     items.sort(key=lambda item: ["", *BACKENDS].index(str(parameters(item).get("lab", ""))))
     if os.environ.get("LVSFAB_TEST_LONG") != "1":
-        left_out += [item for item in items if item.get_closest_marker("long")]
+        left_out += [item for item in items if is_long(item)]
     if part := os.environ.get("LVSFAB_TEST_PART"):
         left_out += [item for item in items if part_of(item) != part]
     kept = [item for item in items if item not in left_out]

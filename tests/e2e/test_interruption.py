@@ -221,6 +221,7 @@ def lost(lab: LabUnderTest, loss: Loss) -> bool:
     ],
     ids=str,
 )
+@pytest.mark.long_on_docker
 def test_a_host_lost_in_the_middle(clean: LabUnderTest, loss: Loss) -> None:
     assert lost(clean, loss)
 
