@@ -56,7 +56,7 @@ def test_a_recipe_that_cuts_the_way_is_undone_by_the_host(
     only = steps[0] + "".join(f"  - on: {s}" for s in steps[1:] if s.startswith(host))
     began = time.monotonic()
     done = clean.cli("up", recipe(tmp_path, only), code=5)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 120  # 20 s of them the switch waits; machines are busy
     assert f"{host}: " in done.err
     assert "cut this controller off" in done.err
     assert "the host undid it by itself and is as it was" in done.err
