@@ -21,7 +21,7 @@ import pytest
 
 from tests.e2e.conftest import LVSFAB, ROOT, LabUnderTest
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long_on_docker]
 MODES: dict[str, tuple[str, ...]] = {
     "nat": ("nat",),
     "dr": ("dr",),
@@ -221,7 +221,6 @@ def lost(lab: LabUnderTest, loss: Loss) -> bool:
     ],
     ids=str,
 )
-@pytest.mark.long_on_docker
 def test_a_host_lost_in_the_middle(clean: LabUnderTest, loss: Loss) -> None:
     assert lost(clean, loss)
 
