@@ -16,13 +16,20 @@ from lvsfab.states.file import File
 from lvsfab.states.fou import FOU_PORT
 from lvsfab.states.ipvs_server import RealServerState
 from lvsfab.states.ipvs_service import VirtualServiceState
-from lvsfab.states.keepalived import PROTOCOL, PROTOCOL_FILE, KeepalivedConfig, render
+from lvsfab.states.keepalived import (
+    PROTOCOL,
+    PROTOCOL_FILE,
+    KeepalivedConfig,
+    checks_of,
+    render,
+)
 from lvsfab.states.let_in import LetIn
 from lvsfab.states.module import Module
 from lvsfab.states.nft import NftTable
 from lvsfab.states.package import Package
 from lvsfab.states.sebool import Sebool
 from lvsfab.states.service import Service
+from lvsfab.states.sysctl import Sysctl
 
 _VRRP_GROUP = {4: "224.0.0.18", 6: "ff02::12"}
 
@@ -60,6 +67,7 @@ class IpvsTable(Composite):
             *_let_in(cluster, keepalived),
             File(path=PROTOCOL_FILE, content=PROTOCOL, mode="0644"),
             KeepalivedConfig(content=render(cluster, keepalived, context, service, servers)),
+            *_pings(cluster),
             Sebool(name="keepalived_connect_any"),  # or its checks reach the ports of HTTP alone
             Service(name="keepalived", running=True, enabled=True),
         )
@@ -109,6 +117,16 @@ def _let_in(cluster: Cluster, keepalived: Keepalived) -> tuple[State, ...]:
     if keepalived.connection_sync:
         found.append(LetIn(allow="udp/8848", to="224.0.0.81"))
     return tuple(found)
+
+
+def _pings(cluster: Cluster) -> tuple[State, ...]:
+    """Who may ping by a datagram socket: keepalived would let root in by itself, and not always put
+    back what was there.
+    """
+    kinds = {kind for server in cluster.real_servers for kind, _ in checks_of(cluster, server.port)}
+    if "PING_CHECK" not in kinds:
+        return ()
+    return (Sysctl(name="net.ipv4.ping_group_range", value="0 0"),)
 
 
 def _marks(service: VirtualService) -> tuple[State, ...]:
