@@ -59,6 +59,7 @@ def backends() -> list[str]:
 
 
 BACKENDS = backends()
+NOT_OVER_DOCKER: list[str] = []  # tests of `long_on_docker` that this run leaves out there
 TROUBLE: list[str] = []  # what went wrong and was gone on with: the run's last lines tell it
 HOSTS = ("client", "router", "director", "rs1", "rs2", "rs3")  # of inventory/lab.yml
 # What waits in the kernel and goes on waiting, and where: addresses are those of the built kernel.
@@ -130,6 +131,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: ["", *BACKENDS].index(str(parameters(item).get("lab", ""))))
     if os.environ.get("LVSFAB_TEST_LONG") != "1":
         left_out += [item for item in items if is_long(item)]
+    NOT_OVER_DOCKER.extend(item.nodeid for item in left_out if not item.get_closest_marker("long"))
     if part := os.environ.get("LVSFAB_TEST_PART"):
         left_out += [item for item in items if part_of(item) != part]
     kept = [item for item in items if item not in left_out]
@@ -152,6 +154,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for text in TROUBLE:
         terminalreporter.section("a lab was made twice: its first picture failed", red=True)
         terminalreporter.write_line(text)
+    if NOT_OVER_DOCKER and os.environ.get("LVSFAB_TEST_PART", "docker") == "docker":
+        number = len(NOT_OVER_DOCKER)
+        terminalreporter.section(f"{number} long tests were NOT RUN over Docker", yellow=True)
+        files = sorted({nodeid.partition("::")[0] for nodeid in NOT_OVER_DOCKER})
+        terminalreporter.write_line(f"LVSFAB_TEST_LONG=1 runs those of {', '.join(files)}")
     if "docker" not in BACKENDS:
         terminalreporter.section("the half over Docker was NOT RUN", yellow=True)
         left_out = "LVSFAB_TEST_BACKENDS leaves it out"
@@ -299,6 +306,17 @@ def inventory_file(folder: Path, name: str, backend: str, of: str = "lab", **cha
     path = folder / f"{name}.yml"
     path.write_text(text)
     return path
+
+
+@contextmanager
+def running(path: Path, backend: str) -> Iterator[LabUnderTest]:
+    """A lab of a test file's own, up; down again whatever comes."""
+    found = LabUnderTest(path, backend)
+    try:
+        found.cli("lab", "up", timeout=900)
+        yield found
+    finally:
+        found.cli("lab", "down")
 
 
 @pytest.fixture(scope="session")

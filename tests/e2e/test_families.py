@@ -15,7 +15,7 @@ from textwrap import dedent
 
 import pytest
 
-from tests.e2e.conftest import LabUnderTest
+from tests.e2e.conftest import LabUnderTest, running
 
 pytestmark = [pytest.mark.lab, pytest.mark.long_on_docker]
 HOSTS = {"client": 9, "director": 10, "rs1": 1, "rs2": 2}  # and the last number of its address
@@ -82,12 +82,8 @@ def families(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             hosts="\n".join(hosts),
         )
     )
-    lab = LabUnderTest(path, backend)
-    try:
-        lab.cli("lab", "up", timeout=900)
+    with running(path, backend) as lab:
         yield lab
-    finally:
-        lab.cli("lab", "down")
 
 
 @pytest.fixture
@@ -127,33 +123,38 @@ def test_systemd_runs_what_lvsfab_leaves_and_brings_it_back(clean: LabUnderTest)
         assert clean.sh(host, "systemctl list-unit-files 'lvsfab*' --no-legend || true") == ""
 
 
-def test_firewalld_is_opened_for_the_tunnel_and_shut_again(clean: LabUnderTest) -> None:
-    clean.sh("rs1", "systemctl start firewalld")
+@pytest.mark.parametrize(
+    ("host", "shut", "look", "open_"),
+    [
+        (
+            "rs1",
+            "systemctl start firewalld",
+            "firewall-cmd --list-all",
+            "systemctl stop firewalld",
+        ),
+        (
+            "rs2",
+            "iptables-legacy -A INPUT -i mgmt -j ACCEPT && iptables-legacy -P INPUT DROP",
+            "iptables-legacy -S",
+            "iptables-legacy -P INPUT ACCEPT && iptables-legacy -F INPUT",
+        ),
+    ],
+    ids=["firewalld", "iptables-legacy"],
+)
+def test_a_firewall_is_opened_for_the_tunnel_and_shut_again(
+    clean: LabUnderTest, host: str, shut: str, look: str, open_: str
+) -> None:
+    clean.sh(host, shut)
     try:
-        before = clean.sh("rs1", "firewall-cmd --list-all")
+        before = clean.sh(host, look)
         clean.cli("up", "tun", "--no-verify")
         assert verdict(clean, 3)["status"] == "fail"
         clean.cli("up", "tun", "--set", "firewall=yes", "--no-verify")
         assert verdict(clean)["status"] == "pass"
         clean.cli("down")
-        assert clean.sh("rs1", "firewall-cmd --list-all") == before
+        assert clean.sh(host, look) == before
     finally:
-        clean.sh("rs1", "systemctl stop firewalld")
-
-
-def test_the_old_iptables_are_opened_for_the_tunnel_and_shut_again(clean: LabUnderTest) -> None:
-    closed = "iptables-legacy -A INPUT -i mgmt -j ACCEPT && iptables-legacy -P INPUT DROP"
-    clean.sh("rs2", closed)
-    try:
-        before = clean.sh("rs2", "iptables-legacy -S")
-        clean.cli("up", "tun", "--no-verify")
-        assert verdict(clean, 3)["status"] == "fail"
-        clean.cli("up", "tun", "--set", "firewall=yes", "--no-verify")
-        assert verdict(clean)["status"] == "pass"
-        clean.cli("down")
-        assert clean.sh("rs2", "iptables-legacy -S") == before
-    finally:
-        clean.sh("rs2", "iptables-legacy -P INPUT ACCEPT && iptables-legacy -F INPUT")
+        clean.sh(host, open_)
 
 
 @pytest.mark.parametrize(("tool", "others"), [("dnf", "apt-get"), ("zypper", "apt-get dnf")])

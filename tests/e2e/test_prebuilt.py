@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import LabUnderTest, inventory_file
+from tests.e2e.conftest import LabUnderTest, inventory_file, running
 
 pytestmark = pytest.mark.lab
 
@@ -19,12 +19,8 @@ def prebuilt(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     own = {"kernel: built": "kernel: prebuilt", "100.64.10.0": "100.64.5.0"}
     folder = tmp_path_factory.mktemp("prebuilt")  # a name for each process: the other has the other
     path = inventory_file(folder, f"prebuilt-{os.getpid()}", backend, **own)
-    lab = LabUnderTest(path, backend)
-    try:
-        lab.cli("lab", "up", timeout=900)
+    with running(path, backend) as lab:
         yield lab
-    finally:
-        lab.cli("lab", "down")
 
 
 def test_one_command_builds_and_proves_a_cluster(prebuilt: LabUnderTest) -> None:
