@@ -28,6 +28,7 @@ $(STAMP): pyproject.toml
 	    echo "installing busybox, whose shell the tests try too"; \
 	    apt-get -qq update && apt-get -qq install -y --no-install-recommends busybox; \
 	  else echo "without busybox the tests of its shell are skipped; as root: apt-get install busybox"; fi
+	@$(BIN)/python -m compileall -q lvsfab # else each command does, where PYTHONDONTWRITEBYTECODE is set
 	@touch $@
 
 demo: setup ## from nothing to a proven LVS cluster: MODE=tun (or nat, dr), BACKEND=docker

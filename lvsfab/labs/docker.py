@@ -202,6 +202,7 @@ class DockerLab(Made):
             words = known["arguments_ptrace" if ptrace else "arguments"]
             files["arguments"] = (0o644, plan.kernel_arguments(words))
             files["disk.size"] = (0o644, f"{made['disk']}M\n")
+            files["number"] = (0o644, f"{list(made['hosts']).index(host)}\n")
         self._objects.start(
             host,
             image=made["image"],

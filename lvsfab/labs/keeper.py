@@ -68,7 +68,8 @@ class Keeper:
         self._devices()
         self._network(self.spec["network"])
         (self.directory / "console").mkdir(mode=0o700)
-        for name, host in self.spec["hosts"].items():
+        cpus = sorted(os.sched_getaffinity(0))
+        for number, (name, host) in enumerate(self.spec["hosts"].items(), os.getpid()):
             self.machines[name] = Machine(
                 name,
                 host,
@@ -76,6 +77,7 @@ class Keeper:
                 linux=self.spec["linux"],
                 home=stage / name,
                 log=self.directory / "console" / f"{name}.log",
+                cpu=cpus[number % len(cpus)],
                 disk=self.spec["disk"],
                 watch=self._watch,
             )

@@ -40,6 +40,7 @@ class Machine:
         home: Path,
         log: Path,
         disk: int,
+        cpu: int,
         watch: Watch,
     ) -> None:
         self.name = name
@@ -49,6 +50,7 @@ class Machine:
         self.home = home
         self.log = log
         self.disk = disk
+        self.cpu = cpu
         self.watch = watch
         self.pid = 0
         self.since = 0.0
@@ -114,6 +116,10 @@ class Machine:
             if fresh:
                 self._make_disk(env)
             namespaces.no_randomization()
+            # the kernel and its processes take turns, a turn a system call: on two processors each
+            # turn would wake the other one up (42 us a call instead of 8)
+            with suppress(OSError):
+                os.sched_setaffinity(0, {self.cpu})
             arguments = self.host["arguments" if self.seccomp else "arguments_ptrace"]
             os.execve("/lvsfab/linux", ["/lvsfab/linux", *arguments], env)  # noqa: S606
         except BaseException as error:  # the console is the only way to say it

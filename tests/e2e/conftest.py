@@ -59,7 +59,6 @@ def backends() -> list[str]:
 
 
 BACKENDS = backends()
-NOT_OVER_DOCKER: list[str] = []  # tests of `long_on_docker` that this run leaves out there
 TROUBLE: list[str] = []  # what went wrong and was gone on with: the run's last lines tell it
 HOSTS = ("client", "router", "director", "rs1", "rs2", "rs3")  # of inventory/lab.yml
 # What waits in the kernel and goes on waiting, and where: addresses are those of the built kernel.
@@ -105,35 +104,23 @@ def parameters(item: pytest.Item) -> dict[str, object]:
     return item.callspec.params if hasattr(item, "callspec") else {}
 
 
-def is_long(item: pytest.Item) -> bool:
-    """`long`: in every lab; `long_on_docker`: what it proves has nothing to do with the engine, and
-    with all of these over both labs a run would take hours.
-    """
-    over_docker = part_of(item) == "docker" and item.get_closest_marker("long_on_docker")
-    return bool(item.get_closest_marker("long") or over_docker)
-
-
 def part_of(item: pytest.Item) -> str:
-    """`docker`: it needs the engine; `shared`: the session's rootless lab; `own`: all else."""
-    fixtures = getattr(item, "fixturenames", ())
-    if "engine" in fixtures or "docker" in parameters(item).values():
-        return "docker"
-    return "shared" if "lab" in fixtures else "own"
+    """`shared`, `docker`: the session's lab, rootless or there; `own`: labs of its own, or none."""
+    return {"rootless": "shared", "docker": "docker"}.get(str(parameters(item).get("lab")), "own")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests with labs of their own come first: on one engine two labs need different subnets.
     Tests of hours are run when LVSFAB_TEST_LONG=1 asks for them; each has a short form.
-    LVSFAB_TEST_PART: one of the parts of .ci/e2e.
+    LVSFAB_TEST_PART: parts of .ci/e2e, by commas.
     """
     left_out = []
     items.sort(key=lambda item: ["", *BACKENDS].index(str(parameters(item).get("lab", ""))))
     if os.environ.get("LVSFAB_TEST_LONG") != "1":
-        left_out += [item for item in items if is_long(item)]
-    NOT_OVER_DOCKER.extend(item.nodeid for item in left_out if not item.get_closest_marker("long"))
-    if part := os.environ.get("LVSFAB_TEST_PART"):
-        left_out += [item for item in items if part_of(item) != part]
+        left_out += [item for item in items if item.get_closest_marker("long")]
+    if parts := os.environ.get("LVSFAB_TEST_PART"):
+        left_out += [item for item in items if part_of(item) not in parts.split(",")]
     kept = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
@@ -154,11 +141,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for text in TROUBLE:
         terminalreporter.section("a lab was made twice: its first picture failed", red=True)
         terminalreporter.write_line(text)
-    if NOT_OVER_DOCKER and os.environ.get("LVSFAB_TEST_PART", "docker") == "docker":
-        number = len(NOT_OVER_DOCKER)
-        terminalreporter.section(f"{number} long tests were NOT RUN over Docker", yellow=True)
-        files = sorted({nodeid.partition("::")[0] for nodeid in NOT_OVER_DOCKER})
-        terminalreporter.write_line(f"LVSFAB_TEST_LONG=1 runs those of {', '.join(files)}")
     if "docker" not in BACKENDS:
         terminalreporter.section("the half over Docker was NOT RUN", yellow=True)
         left_out = "LVSFAB_TEST_BACKENDS leaves it out"

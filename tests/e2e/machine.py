@@ -1,9 +1,12 @@
-"""What a Docker engine could leave on this machine."""
+"""What a Docker engine could leave on this machine. Other engines may be at work beside it, in
+network namespaces of their own (.ci/docker alone).
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
@@ -19,7 +22,7 @@ def traces() -> dict[str, list[str]]:
         "rules": [*_rules("iptables-save"), *_rules("ip6tables-save")],
         "forwarding": [path.read_text().strip() for path in switches if path.exists()],
         "directories": [d for d in ("/run/docker", "/run/containerd") if Path(d).exists()],
-        "groups": sorted(str(p) for at in ("docker", "*/docker") for p in groups.glob(at)),
+        "groups": sorted(str(p) for p in groups.rglob("lvsfab-engine.*") if not _lives(p.name)),
         "mounts": [line for line in mounts if "lvsfab-engine" in line],
         "processes": sorted(set(_processes()) & {"dockerd", "containerd"}),
     }
@@ -39,11 +42,17 @@ def _rules(program: str) -> list[str]:
     ]
 
 
+def _lives(engine: str) -> bool:
+    return Path(tempfile.gettempdir(), engine, "pid").exists()
+
+
 def _processes() -> list[str]:
-    found = []
-    for path in [process / "comm" for process in Path("/proc").iterdir()]:
+    """Those of this network namespace."""
+    found, here = [], Path("/proc/self/ns/net").readlink()
+    for process in Path("/proc").iterdir():
         try:
-            found.append(path.read_text().strip())
-        except OSError:  # it has ended
+            if (process / "ns/net").readlink() == here:
+                found.append((process / "comm").read_text().strip())
+        except OSError:  # none, or it has ended
             continue
     return found

@@ -29,7 +29,7 @@ from lvsfab.labs.docker_engine import Engine, connect
 from lvsfab.labs.rootless import RootlessLab
 from lvsfab.model import Inventory
 from tests.e2e.conftest import ROOT, cli, connected, inventory_file
-from tests.e2e.test_lab import say, small
+from tests.e2e.test_lab import each_on_one_processor, say, small
 
 pytestmark = pytest.mark.lab
 
@@ -111,6 +111,14 @@ def test_hosts_are_what_the_inventory_says(lab: DockerLab, engine: Engine) -> No
     made = engine.api.inspect_container(plan.container_name(lab.name, "server"))
     networks = made["NetworkSettings"]["Networks"]
     assert networks[plan.network_name(lab.name, "right")]["IPAddress"] == "10.2.0.2"
+    pids = [
+        int(row[1])
+        for host in ("client", "router", "server")
+        for row in engine.api.top(plan.container_name(lab.name, host))["Processes"]
+        if row[-1].startswith("/usr/lib/lvsfab/linux ")
+    ]
+    assert len(pids) == 3
+    each_on_one_processor(pids)
 
 
 def test_long_transfers_arrive(lab: DockerLab) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.conftest import LabUnderTest, running
 
-pytestmark = [pytest.mark.lab, pytest.mark.long_on_docker]
+pytestmark = pytest.mark.lab
 HOSTS = {"client": 9, "director": 10, "rs1": 1, "rs2": 2}  # and the last number of its address
 PACKAGES = "systemd-sysv, firewalld, dnf, zypper, rpm, createrepo-c"
 INVENTORY = """

@@ -21,7 +21,7 @@ import pytest
 
 from tests.e2e.conftest import LVSFAB, ROOT, LabUnderTest
 
-pytestmark = [pytest.mark.lab, pytest.mark.long_on_docker]
+pytestmark = pytest.mark.lab
 MODES: dict[str, tuple[str, ...]] = {
     "nat": ("nat",),
     "dr": ("dr",),

@@ -181,7 +181,6 @@ def test_3_survives_a_reboot_of_all(nat: LabUnderTest) -> None:
     assert nat.cli("verify", "--json").json["status"] == "pass"
 
 
-@pytest.mark.long_on_docker
 def test_3_lvsfab_killed_every_few_steps(
     nat: LabUnderTest, record_property: Callable[[str, object], None]
 ) -> None:

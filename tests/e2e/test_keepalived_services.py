@@ -12,7 +12,7 @@ from tests.e2e.conftest import LabUnderTest
 from tests.e2e.test_keepalived import NAT, VIP, holders, until, up, weights
 from tests.e2e.test_tutorials import alternates, system, tries
 
-pytestmark = [pytest.mark.lab, pytest.mark.long_on_docker]
+pytestmark = pytest.mark.lab
 WEB3 = """\
   web3:
     roles: [real_server]

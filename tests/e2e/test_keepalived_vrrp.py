@@ -13,7 +13,7 @@ from tests.e2e.conftest import LabUnderTest
 from tests.e2e.test_keepalived import GATEWAY, NAT, QUICK, VIP, holders, until, up, weights
 from tests.e2e.test_tutorials import alternates, system, tries
 
-pytestmark = [pytest.mark.lab, pytest.mark.long_on_docker]
+pytestmark = pytest.mark.lab
 CHOSEN = 15  # s: three advertisements and a bit, on a busy machine
 BOTH = {"10.71.12.69": 100, "10.71.12.76": 100}
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_address, ip_interface
@@ -143,6 +143,13 @@ def kernel_of(lab: RootlessLab, host: str) -> int:
     raise AssertionError(f"no kernel of {host}")
 
 
+def each_on_one_processor(pids: Iterable[int]) -> None:
+    """A kernel and its processes take turns; the kernels use all processors there are."""
+    chosen = [os.sched_getaffinity(pid) for pid in pids]
+    assert {len(one) for one in chosen} == {1}
+    assert len(set().union(*chosen)) == min(len(chosen), len(os.sched_getaffinity(0)))
+
+
 def session(pid: int) -> int:
     """The session a process is in: each host's kernel leads one."""
     try:
@@ -184,6 +191,7 @@ def test_hosts_are_what_the_inventory_says(lab: RootlessLab) -> None:
     for text in ("10.2.0.1/24", "10.2.0.9/24", "fd02::1/64", "\n1400\n"):
         assert text in wan
     assert "tentative" not in wan
+    each_on_one_processor(kernel_of(lab, host) for host in ("client", "router", "server"))
     assert ssh(lab, "client", "sysctl -n net.ipv4.ip_forward").strip() == "0"
     assert ssh(lab, "server", "getent hosts client").split() == ["fd01::2", "client"]
     assert ssh(lab, "server", "ls -d /lvsfab 2>&1; ls /mnt; id -u").strip().endswith("0")

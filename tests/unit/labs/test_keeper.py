@@ -94,6 +94,7 @@ def host(tmp_path: Path, **spec: Any) -> Machine:
         home=tmp_path,
         log=tmp_path / "rs1.log",
         disk=1,
+        cpu=0,
         watch=lambda fd, ready: None,
     )
 
