@@ -30,7 +30,7 @@ def test_medians_count_and_every_round_must_have_done_the_work() -> None:
     assert not medians([*rows, row(RUN, 1, done=0)])[1, RUN, "first"]["whole"]
 
 
-@pytest.mark.parametrize(("name", "one", "many"), [(RUN, 1.5, 1.1), (APPLY, 2.0, 1.25)])
+@pytest.mark.parametrize(("name", "one", "many"), [(RUN, 1.5, 1.1), (APPLY, 1.75, 1.25)])
 def test_wall_times_are_held_against_the_floor(name: str, one: float, many: float) -> None:
     for hosts, bound in ((1, one), (10, many), (200, many)):
         assert times(by(row(FLOOR, hosts), row(name, hosts, bound - 0.01))) == []
