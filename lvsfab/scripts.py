@@ -57,7 +57,9 @@ mark_put() { # $1: directory, $2: the line; none: nothing is up. $3: where it is
     rm -f "$1/up" "$1/up.new"; rmdir "$1" "${1%/*}" 2>/dev/null
     return 0
   fi
-  mkdir -p "$1" && chmod 700 "$1" && printf '%s\n' "$2" >"$1/up.new" && mv "$1/up.new" "$1/up"
+  mkdir -p "$1" && chmod 700 "$1" && printf '%s\n' "$2" >"$1/up.new" || return
+  case $1 in /run/*) mv "$1/up.new" "$1/up" ;; # else it outlives a power cut, and so does its name
+  *) sync "$1/up.new" && mv "$1/up.new" "$1/up" && sync "$1/up" ;; esac
 }
 read_others() { # addresses and MACs by device; listeners: protocol, port and address in hex
   has ip && ip addr show 2>/dev/null |

@@ -267,6 +267,9 @@ class DockerLab(Made):
         if keep and there is not None:
             with asking(f"{host}: rebooting"):
                 self._engine.api.stop(there["Id"], timeout=plan.STOP_WAIT)
+                state = self._engine.api.inspect_container(there["Id"])["State"]
+                if state["ExitCode"] == plan.KILLED:
+                    progress(f"{host}: did not power off in {plan.STOP_WAIT} s; its power is cut")
                 self._engine.api.start(there["Id"])
         else:
             with self._locked():

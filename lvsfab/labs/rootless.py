@@ -24,7 +24,7 @@ from lvsfab.labs.made import Made
 from lvsfab.model import Inventory
 
 SSH_WAIT = 90.0  # seconds for a host to answer SSH: 2 to 5 s on two cores
-STOP_WAIT = 20.0  # seconds for a host to power off in order
+STOP_WAIT = 60.0  # seconds for a host to power off in order: systemd gives a service up to 90
 KILL_WAIT = 10.0  # seconds for a killed kernel to be gone
 LAST_LINES = 15  # of a dead host's console
 

@@ -29,6 +29,7 @@ block_write() { # PATH NAME; the block's lines in base64 on standard input, none
   } >"$k_new" || { rm -f "$k_new"; return 1; }
   # a file that is a mount of its own (a container's /etc/hosts) cannot be replaced
   chown "$(stat -c %u:%g "$1")" "$k_new"; chmod "$(stat -c %a "$1")" "$k_new"
+  { sync "$k_new" 2>/dev/null || sync; }
   mv -f "$k_new" "$1" 2>/dev/null || { cat "$k_new" >"$1"; rm -f "$k_new"; }
 }
 block_drop() { # PATH NAME MADE: MADE is yes where the file was made for the block

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.e2e.conftest import LabUnderTest
@@ -32,6 +34,22 @@ def test_it_is_there_after_a_reboot_and_down_takes_it_away(clean: LabUnderTest) 
     assert " 192.168.10.2:80 -i -w 0" in clean.sh("director", "ipvsadm -Sn")
 
     clean.cli("down")  # of what the boot made, not the run
+    clean.left_nothing()
+
+
+def test_it_is_there_when_all_lose_their_power_at_once(clean: LabUnderTest) -> None:
+    """Nothing is written back: what was not on disk when `up` ended is not there."""
+    clean.cli("up", *DR, "--persist", "--no-verify")
+    before = clean.sh("director", "cat /proc/sys/kernel/random/boot_id")
+    clean.cli("run", "*", "--timeout", "5", "--shell", "echo b >/proc/sysrq-trigger", code=None)
+    end = time.monotonic() + 60
+    while clean.cli("run", "*", "--", "true", code=None).code:
+        assert time.monotonic() < end, "they did not come back"
+        time.sleep(0.5)
+    assert clean.sh("director", "cat /proc/sys/kernel/random/boot_id") != before
+    assert verified(clean) == "dr"
+    clean.cli("plan", *DR, "--persist")
+    clean.cli("down")
     clean.left_nothing()
 
 
