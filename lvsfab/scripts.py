@@ -171,6 +171,8 @@ def change_script(
         )
         functions.append(f"do_{i}() {{\n{body}\n}}")
         lines.append(f"rec do:{i} do_{i} || return 0")
+    if durable and steps:  # a power cut right afterwards is a reboot like any other
+        lines.append("sync -f /var/lib/lvsfab 2>/dev/null || sync")
     return "\n".join([*functions, *lines, reads_script(s.resource for s in (*steps, *again))])
 
 
