@@ -2,7 +2,8 @@
 or a script of OpenRC or SysV, whichever the host has. The program itself is a file apart
 (lvsfab/persist.py).
 
-It is enabled, never started here: what it would do has been done, and a mark in /run says so.
+It is enabled, never started here: what it would do has been done, and a mark in /run says so. It
+comes before the tunnel monitor, which would make the same.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ boot_text() { # NAME. KillMode: what it started stays when the unit goes
 Description=what lvsfab up --persist made of this host ($1)
 Wants=network-online.target
 After=network-online.target firewalld.service nftables.service iptables.service
+Before=lvsfab-tunnel.service
 
 [Service]
 Type=oneshot
@@ -44,6 +46,7 @@ description="what lvsfab up --persist made of this host ($1)"
 depend() {
   need net
   after firewall iptables nftables
+  before lvsfab-tunnel
 }
 start() {
   ebegin "Making what lvsfab up --persist made ($1)"
@@ -61,6 +64,7 @@ SCRIPT
 # Required-Start:    \$network \$remote_fs
 # Required-Stop:
 # Should-Start:      iptables nftables
+# X-Start-Before:    lvsfab-tunnel
 # Default-Start:     2 3 4 5
 # Default-Stop:
 # Short-Description: what lvsfab up --persist made of this host

@@ -112,7 +112,9 @@ def test_systemd_runs_what_lvsfab_leaves_and_brings_it_back(clean: LabUnderTest)
     with ThreadPoolExecutor(len(HOSTS)) as pool:
         list(pool.map(lambda host: clean.cli("lab", "reboot", host, "--keep"), HOSTS))
     booted(clean)
-    assert clean.sh("rs1", "cat /proc/1/comm") == "systemd\n"
+    assert clean.sh("rs1", "cat /proc/1/comm; systemd-detect-virt") == "systemd\numl\n"
+    for host in HOSTS:
+        assert clean.sh(host, "systemctl list-units --failed 'lvsfab*' --no-legend") == ""
     assert verdict(clean)["status"] == "pass"
     assert clean.sh("rs1", "systemctl is-active lvsfab-tunnel") == "active\n"
     again = clean.cli("up", "tun", "--persist", "--set", "monitor=yes", "--json").documents()

@@ -75,3 +75,8 @@ def test_of_two_results_the_later_counts_and_once(ids: str, tmp_path: Path) -> N
     assert "load and soak: 900," in (tmp_path / "table").read_text()
     assert "what a lock says | 1 | held again |" in (tmp_path / "table").read_text()
     assert faults.main(ids, again, first, str(tmp_path / "table")) == 1
+
+
+def test_the_table_names_nobodys_directories() -> None:
+    said = faults.told("test_x[run a --script /home/me/lvsfab/tests/unit/test_a.py -- /etc/x]")
+    assert said == "x (run a --script tests/unit/test_a.py -- /etc/x)"
