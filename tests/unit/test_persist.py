@@ -103,6 +103,9 @@ def test_what_keeps_comes_last_and_the_journal_outlives_a_reboot() -> None:
     script = scripts.change_script("lab", found.apply, record=found.record, durable=found.durable)
     assert "journal_add /var/lib/lvsfab/lab" in script
     assert "journal_add /run" not in script
+    assert script.rindex(" || return 0") < script.index("sync -f")  # a power cut is a reboot too
+    passing = scripts.change_script("lab", found.apply, record=found.record)
+    assert "sync -f" not in passing
 
 
 def test_a_second_run_changes_nothing() -> None:
