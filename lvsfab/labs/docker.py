@@ -259,17 +259,17 @@ class DockerLab(Made):
         )
 
     def reboot(self, host: str, *, keep: bool, progress: Progress) -> None:
-        """As `Lab.reboot`. With `keep` the host powers off in order, or after plan.STOP_WAIT
-        seconds has its power cut.
+        """As `Lab.reboot`. With `keep` the host powers off in order, or after
+        waiting.STOP_WAIT s has its power cut.
         """
         self._host(host)
         there = self._objects.containers().get(host)
         if keep and there is not None:
             with asking(f"{host}: rebooting"):
-                self._engine.api.stop(there["Id"], timeout=plan.STOP_WAIT)
+                self._engine.api.stop(there["Id"], timeout=waiting.STOP_WAIT)
                 state = self._engine.api.inspect_container(there["Id"])["State"]
                 if state["ExitCode"] == plan.KILLED:
-                    progress(f"{host}: did not power off in {plan.STOP_WAIT} s; its power is cut")
+                    progress(f"{host}: {waiting.CUT}")
                 self._engine.api.start(there["Id"])
         else:
             with self._locked():

@@ -24,7 +24,6 @@ LAB = "lvsfab.lab"  # label of every object: the lab's name
 HOST = "lvsfab.host"  # label of a container: the host's name ("" is the gate, docker_dial.py)
 HOME = "lvsfab.directory"  # label of every object: where on the user's machine its lab is kept
 UNPROTECTED = (1, 48)  # API of Docker 28, which guards containers against packets from elsewhere
-STOP_WAIT = 60  # seconds for a host to power off in order: systemd gives a service up to 90
 KILLED = 137  # exit status of a container that was killed
 # MiB: the engine's seccomp profile leaves addresses random, and a kernel adds the random gap after
 # its program (32 MiB at most) to its memory

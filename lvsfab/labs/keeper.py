@@ -69,7 +69,7 @@ class Keeper:
         self._network(self.spec["network"])
         (self.directory / "console").mkdir(mode=0o700)
         cpus = sorted(os.sched_getaffinity(0))
-        for number, (name, host) in enumerate(self.spec["hosts"].items(), os.getpid()):
+        for number, (name, host) in enumerate(self.spec["hosts"].items()):
             self.machines[name] = Machine(
                 name,
                 host,

@@ -24,7 +24,6 @@ from lvsfab.labs.made import Made
 from lvsfab.model import Inventory
 
 SSH_WAIT = 90.0  # seconds for a host to answer SSH: 2 to 5 s on two cores
-STOP_WAIT = 60.0  # seconds for a host to power off in order: systemd gives a service up to 90
 KILL_WAIT = 10.0  # seconds for a killed kernel to be gone
 LAST_LINES = 15  # of a dead host's console
 
@@ -207,15 +206,15 @@ class RootlessLab(Made):
         return self._inventory.hosts[name].memory or self._spec.memory
 
     def reboot(self, host: str, *, keep: bool, progress: Progress) -> None:
-        """As `Lab.reboot`. With `keep` the host powers off in order, or after STOP_WAIT seconds
+        """As `Lab.reboot`. With `keep` the host powers off in order, or after waiting.STOP_WAIT s
         has its power cut.
         """
         self._host(host)
         if keep:
             with suppress(LabError):  # a kernel too broken to listen
                 self._ask({"do": "stop", "host": host, "orderly": True})
-            if not self._gone(host, STOP_WAIT):
-                progress(f"{host}: did not power off in {STOP_WAIT:.0f} s; its power is cut")
+            if not self._gone(host, waiting.STOP_WAIT):
+                progress(f"{host}: {waiting.CUT}")
         self._ask({"do": "stop", "host": host})
         if not self._gone(host, KILL_WAIT):
             raise LabError(f"{host}: its kernel did not end within {KILL_WAIT:.0f} s of SIGKILL")

@@ -14,6 +14,8 @@ from lvsfab.labs import connect, keys
 
 T = TypeVar("T")
 
+STOP_WAIT = 60  # seconds for a host to power off in order: systemd gives a service up to 90
+CUT = f"did not power off in {STOP_WAIT} s; its power is cut"
 CONNECT_WAIT = 0.5  # seconds: a host that boots drops what it cannot yet hear; ask again soon
 
 
