@@ -81,7 +81,7 @@ while (1) {
   next if $e;
   my $line = "$name reached at $bind port $port by $peer\n";
   my $sent = defined send($s, $line, 0, $from) ? length $line : 0;
-  next unless length $data; # a health check's (keepalived's UDP_CHECK) is no request
+  next if $data =~ /^(keepalived check|\z)/; # a UDP_CHECK (its lib/layer4.c, set_buf) is no request
   print $log "$peer $bind ", ($sent ? 200 : 500), " $sent\n";
 }
 """

@@ -215,6 +215,10 @@ def test_the_udp_responder_answers_from_its_own_address(host: Local) -> None:
     )
     said = host.do(command("perl", "-e", ask))
     assert said == "10.1.1.7 rs1 reached at 10.1.1.7 port 8082 by 10.1.1.1\n"
+    for health_check in ("", "keepalived check - keepalived ch"):  # answered, and no request
+        assert host.do(command("perl", "-e", ask.replace("'x'", f"'{health_check}'"))) == said
+    log = host.do(command("cat", "/run/lvsfab/testpage-8082/access.log"))
+    assert log == "10.1.1.1 10.1.1.7 200 46\n"
     host.do(*page.type.commands(page.key, page.state, None))
 
 
