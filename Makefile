@@ -64,7 +64,8 @@ e2e: setup kernel ## the tests on real kernels; ONLY="modes faults" chooses file
 FAULTS := $(addprefix tests/unit/test_, $(addsuffix .py, interruption deadman conflicts wire partial \
     full_disk lock hostile audit resume cli)) \
   $(addprefix tests/e2e/test_, $(addsuffix .py, interruption lockout faults load soak ssh sudo)) \
-  tests/e2e/test_keepalived.py::test_3_lvsfab_killed_every_few_steps
+  tests/e2e/test_keepalived.py::test_3_lvsfab_killed_every_few_steps \
+  tests/e2e/test_persist.py::test_it_is_there_when_all_lose_their_power_at_once
 
 faults: setup kernel ## every fault that is tried, and the table of them in docs/
 	rm -rf $(RESULTS)

@@ -32,7 +32,8 @@ journal_read() { # $1: name. Its places are said too: a run may have ended befor
     [ ! -d /var/lib/lvsfab ] || [ -e "$journal_dir" ] || printf '\nplace /var/lib/lvsfab\n'
   done
 }
-journal_add() { # $1: directory, $2: lines. On disk before anything is changed
+journal_add() { # $1: directory, $2: lines. On disk before anything is changed; a sync that fails
+  # ends the run: a mere `sync` in its place would not tell
   { if [ -d "$1" ]; then chmod 700 "$1"; else mkdir -p "$1"; fi; } &&
     printf '\n%s' "$2" >>"$1/journal" && sync "$1/journal"
 }

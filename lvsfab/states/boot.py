@@ -57,7 +57,7 @@ SCRIPT
     ;;
   *) cat <<SCRIPT
 #!/bin/sh
-# chkconfig: 2345 99 01
+# chkconfig: 2345 98 02
 # description: what lvsfab up --persist made of this host ($1)
 ### BEGIN INIT INFO
 # Provides:          lvsfab-$1
