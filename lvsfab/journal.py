@@ -37,7 +37,7 @@ class Entry:
 def parse(text: str) -> tuple[Entry, ...]:
     """The entries of a journal, in order, first value of each resource only."""
     found: list[Entry] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines: JSON leaves U+0085, U+2028, U+2029
         kind, _, rest = line.partition(" ")
         key, _, state = rest.partition(" ")
         type_ = KINDS.get(kind)

@@ -11,7 +11,8 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from lvsfab import (
     status,
     targets,
 )
+from lvsfab.deadman import Guard, reverse
 from lvsfab.deadman import parse as parse_way
 from lvsfab.errors import CommandError, HostError, LvsfabError, UnreachableError
 from lvsfab.model import Host, Inventory
@@ -81,12 +83,30 @@ HOSTS = {"rs1": Host("rs1", frozenset({"real_server"}))}
 CONTEXT = Context(Inventory("unit", HOSTS), HOSTS["rs1"], {})
 
 
+def fields_of(kind: str) -> list[str]:
+    return sorted(KINDS[kind].__struct_fields__) if kind in KINDS else sorted(LINES[kind])
+
+
+def takes_any_text(kind: str, field: str) -> bool:
+    try:
+        return bool(BUILDERS[kind].build({**LINES[kind], field: "it's `x` $y; *"}, CONTEXT))
+    except LvsfabError:
+        return False
+
+
+# Most fields have few good values, and nearly every word that bends one is refused. These have not.
+FREE = [(kind, f) for kind in sorted(LINES) for f in fields_of(kind) if takes_any_text(kind, f)]
+
+
 @st.composite
 def bent_lines(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A recipe line of some kind with one or two of its fields bent."""
+    if draw(st.booleans()):
+        kind, field = draw(st.sampled_from(FREE))
+        return kind, {**LINES[kind], field: "".join(draw(st.lists(WORDS, min_size=1, max_size=4)))}
     kind = draw(st.sampled_from(sorted(LINES)))
     line = dict(LINES[kind])
-    fields = sorted(KINDS[kind].__struct_fields__) if kind in KINDS else sorted(line)
+    fields = fields_of(kind)
     for _ in range(draw(st.integers(1, 2))):
         field = draw(st.sampled_from(fields or ["name"]) | WORDS)
         good, word = str(line.get(field, "")), draw(WORDS)
@@ -125,21 +145,28 @@ class Tool:
 
     def takes(self, commands: Sequence[Command]) -> None:
         """A shell calls these commands with exactly their words and their input, and no other."""
-        names = sorted({c.argv[0] for c in commands})
+        body = "\n".join(c.script() for c in map(callable_by_any_shell, commands))
+        (said,) = self.says({c.argv[0] for c in commands}, f"t() {{\n{body}\n}}\nrec t t")
+        assert said.output == "".join(map(_said, commands))
+
+    def says(self, names: Collection[str], script: str) -> list[Record]:
+        """The records of `script`, in which the commands of these names say what they are told."""
         assert all(name.isascii() and name.replace("_", "a").replace("-", "a").isalnum()
                    for name in names), names  # fmt: skip
         say = (
             "say() { for s_w; do printf '%s\\036' \"$s_w\"; done; printf '\\035'; "
             'while IFS= read -r s_l || [ -n "$s_l" ]; do printf \'%s\\037\' "$s_l"; done; }'
         )
-        stubs = "\n".join(f'{n.replace("-", "_")}() {{ say {n} "$@"; }}' for n in names)
-        body = "\n".join(
-            Command((c.argv[0].replace("-", "_"), *c.argv[1:]), c.stdin).script() for c in commands
-        )
-        whole = f"t() {{ {say}\n{stubs}\n(PATH=/nowhere; {body}\n)\n}}\nrec t t"
+        stubs = "\n".join(f'{n.replace("-", "_")}() {{ say {n} "$@"; }}' for n in sorted(names))
+        whole = f"(\n{say}\n{stubs}\nPATH=/nowhere\n{script}\n)"
         records = self.shell.run(whole, timeout=10)
-        assert records[-1].output == "".join(map(_said, commands))
         assert not list(self.folder.iterdir())
+        return records
+
+
+def callable_by_any_shell(command: Command) -> Command:
+    """Itself, by the name of its stub: a function's name has no dash."""
+    return Command((command.argv[0].replace("-", "_"), *command.argv[1:]), command.stdin)
 
 
 def _said(command: Command) -> str:
@@ -169,6 +196,57 @@ def test_no_word_of_a_recipe_reaches_a_shell_unquoted(
         return
     if commands:
         tool.takes(commands)
+
+
+@cases(2000)
+@given(line=bent_lines(), there=st.booleans())
+def test_nor_do_keys_and_journals_of_whole_scripts(
+    line: tuple[str, dict[str, Any]], there: bool, tool: Tool
+) -> None:
+    """A change with its journal, its switch and its reading; and the end of that journal. What the
+    line says is wanted, or is `there` and wanted gone.
+    """
+    kind, fields = line
+    try:
+        resources = BUILDERS[kind].build(fields, CONTEXT)
+        haves = {r.id: r.state if there else None for r in resources}
+        if there:
+            resources = tuple(replace(resource, state=None) for resource in resources)
+        plan = plan_host("h", resources, haves, [])
+    except LvsfabError:
+        return
+    steps = [
+        replace(step, commands=tuple(map(callable_by_any_shell, step.commands)))
+        for step in plan.apply
+    ]
+    back = [command for step in plan.apply for command in reverse(step)]
+    names = {c.argv[0] for step in plan.apply for c in (*step.commands, *reverse(step))}
+    names |= {"journal_add", "journal_put"} | {f"read_{r.type.kind}" for r in resources}
+    undo = tuple(tuple(map(callable_by_any_shell, reverse(step))) for step in plan.apply)
+    script = "\n".join(
+        [
+            *(f"ahead_{r.type.kind}() {{ :; }}" for r in resources),
+            scripts.change_script("unit", steps, record=plan.record),
+            scripts.forget_script("unit", plan.record),
+            *Guard("token", "", undo, 1).functions(),
+            *(f"rec undo deadman_undo_{number + 1}" for number in range(len(undo))),
+        ]
+    )
+    records = tool.says(names, script)
+    said = {r.id: r.output for r in records if r.id not in ("record", "undo")}
+    assert said == {
+        **{f"do:{i}": "".join(map(_said, step.commands)) for i, step in enumerate(plan.apply)},
+        **{f"have:{step.id}": _said(Command((f"read_{step.resource.type.kind}", step.resource.key)))
+           for step in plan.apply},
+    }  # fmt: skip
+    assert "".join(r.output for r in records if r.id == "undo") == "".join(map(_said, back))
+    written = [r.output.split("\x1e") for r in records if r.id == "record"]
+    for which in ("journal_add", "journal_put"):
+        texts = [words[2] for words in written if words[0] == which]
+        kept = [entry for text in texts for entry in journal.parse(text)]
+        assert sorted(kept, key=lambda entry: entry.id) == sorted(
+            plan.record, key=lambda entry: entry.id
+        )
 
 
 @QUICK

@@ -6,6 +6,7 @@ import base64
 
 import pytest
 
+from lvsfab import journal
 from lvsfab.errors import InputError
 from lvsfab.states.arptables import ArptablesRule
 from lvsfab.states.base import UnsupportedError, changes
@@ -221,3 +222,11 @@ def test_testpage_bind_counts_for_udp_alone() -> None:
         Testpage(port=80, protocol="udp", name="rs1")
     with pytest.raises(InputError):
         Testpage(port=80, name='<!--#exec cmd="id" -->')
+
+
+@pytest.mark.parametrize("break_", ["\u0085", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\r"])
+def test_a_file_in_a_journal_may_have_any_line_break(break_: str) -> None:
+    """A file of somebody else's, which `up --adopt` replaced, is one entry and comes back."""
+    was = File(path="/etc/a", content=f"one{break_}two\n", mode="0644", owner="root", group="root")
+    entry = journal.Entry(File, was.key, was)
+    assert journal.parse(journal.text([entry])) == (entry,)
