@@ -20,11 +20,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import tenacity
+from typing import TYPE_CHECKING
 
 from lvsfab.errors import LabError
 from lvsfab.labs.base import Progress
+
+if TYPE_CHECKING:
+    import tenacity
 
 MARK = "complete.json"  # in an entry: what it was made from; written last
 LOCK_WAIT = 1200.0  # seconds; the longest build on a slow machine, and then some
@@ -120,6 +122,8 @@ def _acquire(fd: int, path: Path, kind: str, progress: Progress, wait: float) ->
 
     def owner() -> str:
         return path.read_text().strip() or "(unknown)"
+
+    import tenacity
 
     try:
         tenacity.Retrying(

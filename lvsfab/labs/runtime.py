@@ -19,8 +19,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
-
 from lvsfab.errors import LabError
 
 LOCK_WAIT = 120.0  # seconds: a first `up` that another lvsfab is busy with
@@ -79,6 +77,8 @@ def locked(directory: Path) -> Iterator[int]:
     """Hold the lab's lock, making its directory if it is not there. Gives the descriptor that
     holds it: a child that inherits it goes on holding it.
     """
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
     waiting = Retrying(
         retry=retry_if_exception_type((BlockingIOError, _MovedError)),
         stop=stop_after_delay(LOCK_WAIT),

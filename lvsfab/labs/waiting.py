@@ -1,4 +1,6 @@
-"""Bounded waits of the lab: for SSH to greet, for something to come true."""
+"""Bounded waits of the lab: for SSH to greet, for something to come true. tenacity is loaded where
+there is something to wait for: it brings asyncio, and tornado where that is installed.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
-
-from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from lvsfab.labs import connect, keys
 
@@ -37,6 +37,8 @@ def greeting(dial: Callable[[float], socket.socket], timeout: float) -> str:
 
 def answers(look: Callable[[], str], timeout: float) -> str:
     """Ask `look` until it says "" or "dead", or `timeout` seconds are over; the last it said."""
+    from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+
     looking = Retrying(
         retry=retry_if_result(lambda why: why not in ("", "dead")),
         stop=stop_after_delay(max(timeout, 0)),
@@ -50,6 +52,8 @@ def answers(look: Callable[[], str], timeout: float) -> str:
 
 def until(done: Callable[[], bool], timeout: float) -> bool:
     """Whether `done` became true within `timeout` seconds."""
+    from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
     waiting = Retrying(
         retry=retry_if_result(lambda result: not result),
         stop=stop_after_delay(timeout),

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import tenacity
-
 from lvsfab.errors import CommandError, InputError, UnreachableError
 from lvsfab.model import Cluster, Inventory, IPAddress, IPNetwork, Protocol
 from lvsfab.session import Record, Shell, by_id
@@ -201,6 +199,8 @@ def look_at_directors(
     def look() -> tuple[Director, ...]:
         with ThreadPoolExecutor(MAX_PARALLEL, thread_name_prefix="verify") as pool:
             return tuple(pool.map(one, cluster.directors))
+
+    import tenacity
 
     retrying = tenacity.Retrying(
         wait=tenacity.wait_fixed(0.3),
