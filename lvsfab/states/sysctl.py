@@ -45,12 +45,40 @@ _AND = {"accept_source_route", "arp_evict_nocarrier", "bc_forwarding", "bootp_re
 _CONF = re.compile(r"^net\.ipv4\.conf\.(?P<iface>[^.]+)\.(?P<name>[a-z0-9_]+)$")
 _NAME = re.compile(r"[a-z0-9_-]+(\.[A-Za-z0-9_@:/-]+)+")
 
-# cat, not the shell's read: dash reads byte by byte, and /proc/sys gives a second read nothing
+# cat and grep, not the shell's read: dash reads byte by byte, and /proc/sys gives a second read
+# nothing
 HELPERS = r"""
+sysctl_path() { # NAME: s_path is its file
+  s_path=/proc/sys/ s_rest=$1
+  while s_part=${s_rest%%[./]*}; s_path=$s_path$s_part; [ "$s_part" != "$s_rest" ]; do
+    s_rest=${s_rest#"$s_part"}
+    case $s_rest in .*) s_path=$s_path/ ;; *) s_path=$s_path. ;; esac
+    s_rest=${s_rest#?}
+  done
+}
+sysctls_seen() { # NAME...: s_seen is what their files, and those read with them, say; or nothing
+  s_seen=
+  [ $# -gt 0 ] || return 0
+  s_names=$*; set --
+  for s_name in $s_names; do
+    sysctl_path "$s_name"; set -- "$@" "$s_path"
+    case $s_path in /proc/sys/net/ipv4/conf/*/*)
+      s_conf=${s_path%/*}
+      set -- "$@" "${s_conf%/*}/all/${s_path##*/}" "$s_conf/forwarding" ;;
+    esac
+  done
+  s_seen="$f_nl$(grep -s -H '' "$@")$f_nl"
+}
+sysctl_says() { # FILE
+  case $s_seen in
+  *"$f_nl$1:"*) s_line=${s_seen#*"$f_nl$1:"}; printf '%s\n' "${s_line%%"$f_nl"*}" ;;
+  *) cat "$1" 2>/dev/null ;;
+  esac
+}
 set_sysctl() { # NAME VALUE [NAME VALUE]...: the further ones are put back where they differ
   s_first=1
   while [ $# -ge 2 ]; do
-    s_path=/proc/sys/$(printf %s "$1" | tr './' '/.')
+    sysctl_path "$1"
     if [ -n "$s_first" ]; then
       printf '%s\n' "$2" >"$s_path" || { echo "the kernel refuses \`$2\` for $1"; return 1; }
     elif [ -w "$s_path" ] && [ "$(cat "$s_path")" != "$2" ]; then
@@ -72,9 +100,9 @@ class Sysctl(State, frozen=True, kw_only=True):
     fleeting: ClassVar[bool] = True  # a module, or a device, takes its parameters along
     read_only: ClassVar[frozenset[str]] = frozenset({"of_all", "forwards", "also"})
     reader: ClassVar[str] = r"""
-  s_path=/proc/sys/$(printf %s "$1" | tr './' '/.')
+  sysctl_path "$1"
   [ -r "$s_path" ] || return 0
-  printf 'value '; cat "$s_path" 2>/dev/null
+  printf 'value '; sysctl_says "$s_path"
   s_conf=${s_path%/*}; s_conf=${s_conf%/*}
   case $1 in
   net.ipv4.ip_forward | net.ipv4.conf.all.forwarding)
@@ -84,11 +112,12 @@ class Sysctl(State, frozen=True, kw_only=True):
     grep -s -H '' $s_conf/*/forwarding $s_conf/*/force_forwarding ;;
   net.ipv6.conf.all.* | net.ipv[46].conf.default.*) grep -s -H '' "$s_conf"/*/"${1##*.}" ;;
   net.ipv4.conf.*.*)
-    printf 'all '; cat "$s_conf/all/${1##*.}"
-    printf 'forwarding '; cat "${s_path%/*}/forwarding" ;;
+    printf 'all '; sysctl_says "$s_conf/all/${1##*.}"
+    printf 'forwarding '; sysctl_says "${s_path%/*}/forwarding" ;;
   esac
   return 0
 """
+    ahead: ClassVar[str] = 'sysctls_seen "$@"'
 
     name: str
     value: str

@@ -38,10 +38,11 @@ class Testpage(State, frozen=True, kw_only=True):
     [ -d "$t_dir" ] && echo 'text unfinished'
     return 0
   fi
-  cat "$t_dir/state"
-  grep -q -x -F "sum $(testpage_sum "$1")" "$t_dir/state" || echo 'text edited'
+  t_state=$(cat "$t_dir/state"); printf '%s\n' "$t_state"
+  testpage_sum "$1"
+  case $f_nl$t_state$f_nl in *"${f_nl}sum $t_sum$f_nl"*) ;; *) echo 'text edited' ;; esac
   read -r t_pid 2>/dev/null <"$t_dir/pid" || t_pid=none
-  case " $(testpage_pids "$1" | tr '\n' ' ')" in
+  case " $(testpage_pids "$1")" in
   *" $t_pid "*) echo 'running yes' ;;
   *) echo 'running no' ;;
   esac

@@ -89,17 +89,21 @@ while (1) {
 HELPERS = (
     r"""
 testpage_pids() { # of PORT: its processes, by their command line and their program
-  t_exe=$(sed -n 's/^exe //p' "/run/lvsfab/testpage-$1/state" 2>/dev/null)
-  [ -n "$t_exe" ] || return 0
+  t_word=; { read -r t_word t_exe <"/run/lvsfab/testpage-$1/state"; } 2>/dev/null
+  [ "$t_word" = exe ] || return 0
   for t_file in $(grep -l -a -E "testpage-$1[/](httpd.conf|responder)" /proc/[0-9]*/cmdline \
     2>/dev/null); do
     t_proc=${t_file%/cmdline}
-    [ "$(readlink "$t_proc/exe")" = "$t_exe" ] && echo "${t_proc#/proc/}"
+    [ "$t_proc/exe" -ef "$t_exe" ] && printf '%s ' "${t_proc#/proc/}"
   done
   return 0
 }
-testpage_sum() { cat "/run/lvsfab/testpage-$1/httpd.conf" "/run/lvsfab/testpage-$1/responder" \
-  "/run/lvsfab-testpage-$1/index.html" 2>/dev/null | cksum | tr ' ' -; }
+testpage_sum() { # of PORT: t_sum tells what was installed
+  t_sum=$(cksum "/run/lvsfab/testpage-$1/httpd.conf" "/run/lvsfab/testpage-$1/responder" \
+    "/run/lvsfab-testpage-$1/index.html" 2>/dev/null)
+  set -- $t_sum
+  t_sum=$*
+}
 testpage_stop() { # PORT: ends its processes, 3 s at most, then by force; removes what it had
   t_tries=0
   while t_pids=$(testpage_pids "$1"); [ -n "$t_pids" ]; do
@@ -133,8 +137,9 @@ testpage_start() { # PORT PROTOCOL NAME BIND TEXT
     testpage_stop "$1"
     return 1
   fi
+  testpage_sum "$1"
   printf 'port %s\nprotocol %s\nname %s\nbind %s\ntext %s\nsum %s\n' \
-    "$1" "$2" "$3" "$4" "$5" "$(testpage_sum "$1")" >>"$t_dir/state"
+    "$1" "$2" "$3" "$4" "$5" "$t_sum" >>"$t_dir/state"
 }
 testpage_tcp() {
   t_httpd= t_modules= t_user= t_mpm=

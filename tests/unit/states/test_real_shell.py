@@ -23,6 +23,7 @@ from lvsfab.session import Command, Shell, by_id, command
 from lvsfab.states import BUILDERS, KINDS, readers_script
 from lvsfab.states.base import Context, Resource, UnsupportedError, changes
 from lvsfab.states.file import File
+from lvsfab.states.sysctl import Sysctl
 from tests.unit.local import SHELLS, LocalChannel, shell_argv
 from tests.unit.states.state_helpers import journalled
 
@@ -280,6 +281,41 @@ def test_a_file_is_seen_anew_each_time(host: Local) -> None:
     have = host.read(wanted[0])[wanted[0].id]
     assert isinstance(have, File)
     assert have.mode == "0600"
+
+
+SYSCTLS = [
+    line("sysctl", name=name, value="1")
+    for name in ("net.ipv4.ip_forward", "net.ipv4.conf.e0.rp_filter", "net.ipv4.conf.e1.rp_filter",
+                 "net.ipv4.conf.all.rp_filter", "net.ipv6.conf.all.forwarding",
+                 "net.ipv4.conf.v0/5.arp_ignore", "net.ipv4.conf.gone.arp_ignore",
+                 "net.ipv4.tcp_rmem")
+]  # fmt: skip
+
+
+@needs_namespaces
+def test_sysctls_looked_at_together_are_what_each_is(host: Local) -> None:
+    """Slashes, absent devices and several numbers too; and each reading looks anew."""
+    host.do(command(*["ip", "link", "add", "v0.5", "type", "veth", "peer", "name", "v1"]))
+    for value in ("1", "0"):
+        host.do(command("set_sysctl", SYSCTLS[1].key, value))
+        records = host.shell.run(scripts.reads_script(SYSCTLS), timeout=20)
+        found = scripts.haves("here", records)
+        assert found == {r.id: host.read(r)[r.id] for r in SYSCTLS}
+        rp_filter = found[SYSCTLS[1].id]
+        assert isinstance(rp_filter, Sysctl)
+        assert rp_filter.value == value
+    assert [r.key for r in SYSCTLS if found[r.id] is None] == ["net.ipv4.conf.gone.arp_ignore"]
+
+
+@needs_namespaces
+def test_sysctls_of_interfaces_are_read_by_one_process(host: Local) -> None:
+    wanted = [r for r in SYSCTLS if ".conf.e" in r.key or ".conf.v" in r.key]
+    count = "".join(
+        f'{tool}() {{ echo {tool} >>/run/count; command {tool} "$@"; }}\n' for tool in
+        ("cat", "grep", "sed", "tr")
+    )  # fmt: skip
+    host.shell.run(count + scripts.reads_script(wanted), timeout=20)
+    assert host.do(command("cat", "/run/count")) == "grep\ncat\n"  # cat is this very look
 
 
 @needs_namespaces
