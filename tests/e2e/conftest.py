@@ -105,8 +105,13 @@ def parameters(item: pytest.Item) -> dict[str, object]:
 
 
 def part_of(item: pytest.Item) -> str:
-    """`shared`, `docker`: the session's lab, rootless or there; `own`: labs of its own, or none."""
-    return {"rootless": "shared", "docker": "docker"}.get(str(parameters(item).get("lab")), "own")
+    """`docker`: the session's lab there; `rootless`: that lab, or labs of its own, there; `own`: all
+    other, on an engine or about labs. They take about as long as each other.
+    """
+    given = parameters(item)
+    if "lab" in given:
+        return str(given["lab"])
+    return "rootless" if given.get("backend") == "rootless" else "own"
 
 
 @pytest.hookimpl(trylast=True)
