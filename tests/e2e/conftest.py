@@ -60,6 +60,7 @@ def backends() -> list[str]:
 
 BACKENDS = backends()
 TROUBLE: list[str] = []  # what went wrong and was gone on with: the run's last lines tell it
+WITH_ROOTLESS = ("test_families", "test_tutorials")  # see part_of
 HOSTS = ("client", "router", "director", "rs1", "rs2", "rs3")  # of inventory/lab.yml
 # What waits in the kernel and goes on waiting, and where: addresses are those of the built kernel.
 STUCK = r"""
@@ -105,13 +106,14 @@ def parameters(item: pytest.Item) -> dict[str, object]:
 
 
 def part_of(item: pytest.Item) -> str:
-    """`docker`: the session's lab there; `rootless`: that lab, or labs of its own, there; `own`: all
-    other, on an engine or about labs. They take about as long as each other.
+    """`docker`: the session's lab there; `rootless`: that lab there, and some that tests make of
+    their own, so that the parts take about as long as each other; `own`: all other such labs.
     """
     given = parameters(item)
     if "lab" in given:
         return str(given["lab"])
-    return "rootless" if given.get("backend") == "rootless" else "own"
+    moved = given.get("backend") == "rootless" and item.path.stem in WITH_ROOTLESS
+    return "rootless" if moved else "own"
 
 
 @pytest.hookimpl(trylast=True)
