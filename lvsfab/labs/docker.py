@@ -34,7 +34,7 @@ from lvsfab.labs import docker_plan as plan
 from lvsfab.labs.base import LabHostStatus, LabLogin, Progress
 from lvsfab.labs.docker_console import Console, age
 from lvsfab.labs.docker_engine import Engine, asking, connect
-from lvsfab.labs.docker_objects import Objects
+from lvsfab.labs.docker_objects import Objects, lives
 from lvsfab.labs.made import Made
 from lvsfab.model import Inventory
 
@@ -134,9 +134,9 @@ class DockerLab(Made):
         return self._alive() >= {*self._inventory.hosts, *gate}
 
     def _alive(self) -> set[str]:
-        """The hosts whose containers run; "" is the gate."""
+        """The hosts whose containers live; "" is the gate."""
         there = self._objects.containers()
-        return {host for host, one in there.items() if one["State"] == "running"}
+        return {host for host, one in there.items() if lives(one)}
 
     def _prepare(self, engine: Engine, progress: Progress) -> None:
         kernel = docker_kernel.choose(engine, self._spec.kernel, self._objects.labels, progress)
@@ -182,7 +182,7 @@ class DockerLab(Made):
     ) -> int:
         there = self._objects.containers()
         hosts = self._inventory.hosts
-        dead = [h for h in hosts if there.get(h, {}).get("State") != "running"]
+        dead = [host for host in hosts if not lives(there.get(host, {}))]
         for host in dead:
             if len(dead) < len(hosts):
                 said = there[host]["Status"] if host in there else "removed"
@@ -301,7 +301,7 @@ class DockerLab(Made):
             return self._connected(made, host, timeout)
         except OSError as error:
             there = self._objects.containers().get(host, {})
-            if there.get("State") != "running":
+            if not lives(there):
                 raise LabError(
                     f"{host}: its container is dead: {self._console.end(host)}", tip="lvsfab lab up"
                 ) from error
@@ -362,7 +362,7 @@ class DockerLab(Made):
             why = waiting.greeting(lambda timeout: self._connected(made, host, timeout), 5.0)
             if why and time.monotonic() - looked > LOOK:
                 looked = time.monotonic()
-                if self._objects.containers().get(host, {}).get("State") != "running":
+                if not lives(self._objects.containers().get(host, {})):
                     return "dead"
             return why
 

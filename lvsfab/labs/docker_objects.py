@@ -18,6 +18,13 @@ from lvsfab.labs.docker_engine import Engine, asking
 from lvsfab.model import Inventory
 
 
+def lives(container: Mapping[str, Any]) -> bool:
+    """Whether a container, as the engine lists it, runs or is about to. One that restarts is a host
+    on the engine's kernel that reboots (docker/init): it keeps its files; made by us it would not.
+    """
+    return container.get("State") in ("running", "restarting")
+
+
 @dataclass(frozen=True, slots=True)
 class Objects:
     """What the lab of `inventory` that is kept in `directory` has on the engine. It may have been
@@ -179,7 +186,7 @@ class Objects:
     def start_gate(self, image: str, network: str, address: IPv4Address) -> None:
         """The container through which an engine elsewhere lets us reach the hosts."""
         if (there := self.containers().get("")) is not None:
-            if there["State"] == "running":
+            if lives(there):
                 return
             self._remove(there["Id"])
         what = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import socket
 import struct
+from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ import requests
 from docker.errors import APIError
 
 from lvsfab.errors import LabError
-from lvsfab.labs import docker_console, docker_dial, docker_image, docker_kernel
+from lvsfab.labs import docker_console, docker_dial, docker_image, docker_kernel, docker_plan
+from lvsfab.labs.docker import DockerLab
 from lvsfab.labs.docker_engine import Engine
+from lvsfab.labs.docker_objects import Objects
 from lvsfab.labs.kernel import Kernel
+from lvsfab.model import Host, Inventory, LabSpec
 
 STEPS = [
     {"stream": "Step 1/3 : FROM base"},
@@ -245,3 +250,37 @@ def test_frames_of_standard_output_are_the_connection() -> None:
 def test_this_machines_addresses_are_here() -> None:
     assert docker_dial.is_here("127.0.0.1")
     assert not docker_dial.is_here("192.0.2.77")
+
+
+class Listing:
+    """An engine's API that knows some containers, and makes none."""
+
+    def __init__(self, labels: dict[str, str], states: dict[str, str]) -> None:
+        self._listed = [
+            {"Id": host, "State": state, "Labels": {**labels, docker_plan.HOST: host}}
+            for host, state in states.items()
+        ]
+
+    def containers(self, **_: object) -> list[dict[str, Any]]:
+        return self._listed
+
+
+@pytest.mark.parametrize(
+    ("state", "up"),
+    [("running", True), ("restarting", True), ("exited", False), ("dead", False)],
+)
+def test_a_host_that_reboots_by_itself_is_not_made_anew(
+    tmp_path: Path, state: str, up: bool
+) -> None:
+    """It would come back without its files, for a command that came at that moment."""
+    found = Inventory("lab", {"rs1": Host("rs1"), "rs2": Host("rs2")},
+                      lab=LabSpec(IPv4Network("100.64.7.0/24")))  # fmt: skip
+    engine = Engine(None, "28.0", "6.1", "unix:///x")
+    lab = DockerLab(found, directory=tmp_path, engine=engine)
+    labels = Objects(engine, found, lab.directory, ()).labels
+    known = Listing(labels, {"rs1": "running", "rs2": state})
+    lab = DockerLab(found, directory=tmp_path, engine=replace(engine, api=known))
+    lab.directory.mkdir()
+    (lab.directory / "spec").write_text('{"gate": false}')
+    assert lab.whole() is up
+    assert lab.running()
