@@ -263,11 +263,12 @@ def agent(home: Home, monkeypatch: pytest.MonkeyPatch, *keys: Path) -> Iterator[
         ["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
         deadline = time.monotonic() + 10
-        while not path.exists():
+        while subprocess.run(["ssh-add", "-l"], check=False, capture_output=True).returncode == 2:
+            # its socket is there a moment before it listens
             assert time.monotonic() < deadline, "ssh-agent did not start"
             time.sleep(0.02)
-        monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
         (home.path / "ask").write_text("#!/bin/sh\necho secret\n")
         (home.path / "ask").chmod(0o700)
         env = {**os.environ, "SSH_ASKPASS": str(home.path / "ask"), "SSH_ASKPASS_REQUIRE": "force"}
