@@ -52,7 +52,7 @@ unit: setup ## the pure tests, in seconds
 HOSTILE := tests/unit/test_hostile.py
 HARD    := $(HOSTILE) tests/unit/test_interruption.py
 
-hard: setup ## hostile input and hosts (15,000 cases), a death at each step of a run: a minute or two
+hard: setup ## hostile input and hosts (19,000 cases), a death at each step of a run: a minute or two
 	$(BIN)/python -m pytest -n 2 $(HARD) $(call junit,hard)
 
 # Over both labs, side by side. Where no Docker engine answers, root on Debian or Ubuntu gets one for
@@ -78,7 +78,7 @@ faults-table: setup ## docs/faults.md, out of what the last `make test` (or faul
 	  $(wildcard $(RESULTS)/*.xml) $(wildcard $(RESULTS)/again/*.xml) docs/faults.md
 
 fuzz: setup ## the same with FUZZ (20) times as many cases
-	LVSFAB_FUZZ=$(or $(FUZZ),20) $(BIN)/python -m pytest $(HOSTILE)
+	LVSFAB_FUZZ=$(or $(FUZZ),20) $(BIN)/python -m pytest -n 2 $(HOSTILE)
 
 interruption: setup kernel ## lvsfab killed, and a host lost, after each single step: many hours
 	LVSFAB_TEST_LONG=1 $(BIN)/python -m pytest tests/e2e/test_interruption.py \
