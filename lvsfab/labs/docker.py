@@ -265,7 +265,8 @@ class DockerLab(Made):
         self._host(host)
         there = self._objects.containers().get(host)
         if keep and there is not None:
-            with asking(f"{host}: rebooting"):
+            # while it is off nobody's `up` makes it anew
+            with runtime.locked(self.directory, shared=True), asking(f"{host}: rebooting"):
                 self._engine.api.stop(there["Id"], timeout=waiting.STOP_WAIT)
                 state = self._engine.api.inspect_container(there["Id"])["State"]
                 if state["ExitCode"] == plan.KILLED:

@@ -210,15 +210,14 @@ class RootlessLab(Made):
         has its power cut.
         """
         self._host(host)
-        if keep:
-            with suppress(LabError):  # a kernel too broken to listen
-                self._ask({"do": "stop", "host": host, "orderly": True})
-            if not self._gone(host, waiting.STOP_WAIT):
-                progress(f"{host}: {waiting.CUT}")
-        self._ask({"do": "stop", "host": host})
-        if not self._gone(host, KILL_WAIT):
-            raise LabError(f"{host}: its kernel did not end within {KILL_WAIT:.0f} s of SIGKILL")
-        self._ask({"do": "start", "host": host, "keep": keep})
+        with runtime.locked(self.directory, shared=True):  # while it is off nobody's `up` starts it
+            if keep:
+                with suppress(LabError):  # a kernel too broken to listen
+                    self._ask({"do": "stop", "host": host, "orderly": True})
+                if not self._gone(host, waiting.STOP_WAIT):
+                    progress(f"{host}: {waiting.CUT}")
+            self.kill(host)
+            self._ask({"do": "start", "host": host, "keep": keep})
         self._wait_all((host,), progress)
 
     def kill(self, host: str) -> None:

@@ -73,9 +73,10 @@ def _ours(directory: Path) -> bool:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[int]:
-    """Hold the lab's lock, making its directory if it is not there. Gives the descriptor that
-    holds it: a child that inherits it goes on holding it.
+def locked(directory: Path, *, shared: bool = False) -> Iterator[int]:
+    """Hold the lab's lock, making its directory if it is not there; `shared` with others that do
+    nothing but reboot a host. Gives the descriptor that holds it: a child that inherits it goes on
+    holding it.
     """
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -86,7 +87,7 @@ def locked(directory: Path) -> Iterator[int]:
         reraise=True,
     )
     try:
-        fd = waiting(_lock, directory)
+        fd = waiting(_lock, directory, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     except (BlockingIOError, _MovedError) as error:
         raise LabError(
             f"another lvsfab has been busy with the lab {directory.name} for {LOCK_WAIT:.0f} s",
@@ -102,7 +103,7 @@ class _MovedError(Exception):
     """The directory was taken away between its opening and its locking."""
 
 
-def _lock(directory: Path) -> int:
+def _lock(directory: Path, how: int) -> int:
     try:
         secure(directory.parent)
         secure(directory)
@@ -110,7 +111,7 @@ def _lock(directory: Path) -> int:
     except FileNotFoundError as error:
         raise _MovedError from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
         with suppress(FileNotFoundError):
             now = directory.stat()
             if (now.st_dev, now.st_ino) == (os.fstat(fd).st_dev, os.fstat(fd).st_ino):

@@ -29,7 +29,7 @@ from lvsfab.labs.docker_engine import Engine, connect
 from lvsfab.labs.rootless import RootlessLab
 from lvsfab.model import Inventory
 from tests.e2e.conftest import ROOT, cli, connected, inventory_file
-from tests.e2e.test_lab import each_on_one_processor, say, small
+from tests.e2e.test_lab import each_on_one_processor, reboot_while_others_ask, say, small
 
 pytestmark = pytest.mark.lab
 
@@ -160,7 +160,7 @@ def test_reboot_pristine_and_with_the_disk_kept(lab: DockerLab) -> None:
         "server",
         "echo mine >/root/mine; echo net.ipv4.conf.all.arp_ignore=1 >/etc/sysctl.d/lvs.conf",
     )
-    lab.reboot("server", keep=True, progress=say)
+    reboot_while_others_ask(lab, "server")
     assert ssh(lab, "server", look) == "mine\n1\n"
     lab.reboot("server", keep=False, progress=say)
     found = ssh(lab, "server", f"{{ {look}; }} 2>&1; true").splitlines()

@@ -9,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_address, ip_interface
@@ -21,6 +23,7 @@ import pytest
 from lvsfab import inventory
 from lvsfab.errors import LabError
 from lvsfab.labs import cache, runtime
+from lvsfab.labs.base import Lab
 from lvsfab.labs.image import build_image, find_image
 from lvsfab.labs.kernel import Kernel, build_kernel, find_kernel
 from lvsfab.labs.rootless import RootlessLab
@@ -276,6 +279,27 @@ def test_a_host_runs_by_ptrace_where_seccomp_does_not_do(lab: RootlessLab) -> No
     assert ssh(lab, "server", "hostname") == "server\n"
 
 
+def reboot_while_others_ask(lab: Lab, host: str) -> None:
+    """Reboot with the disk kept, while another asks as each command does before its work."""
+    ended, said = threading.Event(), list[str]()
+
+    def other() -> None:
+        while not ended.is_set():
+            if not lab.whole():
+                said.append("")
+                lab.up(said.append)
+
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(other)
+        try:
+            lab.reboot(host, keep=True, progress=say)
+        finally:
+            ended.set()
+        asking.result()
+    assert said, "nobody saw it off"
+    assert not "".join(said)
+
+
 def test_reboot_pristine_and_with_the_disk_kept(lab: RootlessLab) -> None:
     setup = """
         echo mine >/root/mine
@@ -287,7 +311,7 @@ def test_reboot_pristine_and_with_the_disk_kept(lab: RootlessLab) -> None:
     """
     look = "cat /root/mine; cat /proc/sys/net/ipv4/conf/all/arp_ignore; ls -d /sys/module/dummy"
     ssh(lab, "server", setup)
-    lab.reboot("server", keep=True, progress=say)
+    reboot_while_others_ask(lab, "server")
     assert ssh(lab, "server", look) == "mine\n1\n/sys/module/dummy\n"
     assert ssh(lab, "server", "cat /run/service") == "start\n"
     lab.reboot("server", keep=False, progress=say)

@@ -41,12 +41,13 @@ def test_it_is_there_when_all_lose_their_power_at_once(clean: LabUnderTest) -> N
     """Nothing is written back: what was not on disk when `up` ended is not there."""
     clean.cli("up", *DR, "--persist", "--no-verify")
     before = clean.sh("director", "cat /proc/sys/kernel/random/boot_id")
-    clean.cli("run", "*", "--timeout", "5", "--shell", "echo b >/proc/sysrq-trigger", code=None)
+    cut = "echo b >/proc/sysrq-trigger"
+    asked = clean.cli("run", "*", "--timeout", "5", "--shell", cut, code=None)
     end = time.monotonic() + 60
     while clean.cli("run", "*", "--", "true", code=None).code:
-        assert time.monotonic() < end, "they did not come back"
+        assert time.monotonic() < end, f"they did not come back\n{asked}"
         time.sleep(0.5)
-    assert clean.sh("director", "cat /proc/sys/kernel/random/boot_id") != before
+    assert clean.sh("director", "cat /proc/sys/kernel/random/boot_id") != before, str(asked)
     assert verified(clean) == "dr"
     clean.cli("plan", *DR, "--persist")
     clean.cli("down")

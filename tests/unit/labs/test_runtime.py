@@ -86,6 +86,21 @@ def test_the_lock_excludes_and_survives_a_directory_taken_away(tmp_path: Path) -
     assert lab.is_dir()
 
 
+def test_a_shared_lock_excludes_those_that_do_not_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    lab = tmp_path / "lab"
+    monkeypatch.setattr(runtime, "LOCK_WAIT", 0.1)
+    with runtime.locked(lab, shared=True):
+        with runtime.locked(lab, shared=True):
+            pass
+        with pytest.raises(LabError, match="busy with the lab"), runtime.locked(lab):
+            pass
+    with runtime.locked(lab), pytest.raises(LabError), runtime.locked(lab, shared=True):
+        pass
+
+
 def test_clean_takes_all_but_follows_no_link(tmp_path: Path) -> None:
     lab, other = tmp_path / "base/lab", tmp_path / "other"
     other.mkdir()
