@@ -1,3 +1,6 @@
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -63,6 +66,34 @@ def test_a_bomb_of_aliases_is_refused() -> None:
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(InputError, match="nested deeper"):
         parse("a: " + "[" * 100 + "]" * 100)
+
+
+WEAPONS = """
+import resource
+from pathlib import Path
+from lvsfab import document
+from lvsfab.errors import InputError
+
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+for part in ("[", "[? ", "{a: ", "{? ", "- ", "? ", "[a: ", "- a\\n", "[],", "&a {? *a : [? "):
+    raw = (part * document.MAX_BYTES)[: document.MAX_BYTES].encode()
+    try:
+        document.parse(raw, Path("hostile.yml"))
+    except InputError as error:
+        print(part.encode(), error.line, error)
+"""
+
+
+def test_as_much_of_it_as_fits_takes_no_memory_to_refuse() -> None:
+    """It nests in C, where nothing stops it."""
+    done = subprocess.run(
+        [sys.executable, "-c", WEAPONS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == 10
+    assert set(re.findall("nested deeper|more than|not YAML", done.stdout)) == {
+        *("nested deeper", "more than", "not YAML")
+    }
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
