@@ -122,7 +122,7 @@ def _bounded(text: str, path: Path) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else None
         if depth > MAX_DEPTH + 1:
             raise InputError(f"nested deeper than {MAX_DEPTH}", path=path, line=line)
         if nodes > 2 * MAX_NODES + 1:  # keys and values
