@@ -7,13 +7,13 @@ at the same time within a phase; a failure lets its phase finish and ends the ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from lvsfab import apply, journal, persist, scripts, wire
+from lvsfab import apply, persist, rollback, scripts, wire
 from lvsfab.apply import Emit as Emit  # noqa: PLC0414 - these two are the engine's words
 from lvsfab.apply import Event as Event  # noqa: PLC0414
-from lvsfab.errors import AnswerError, HostError, UnreachableError
+from lvsfab.errors import AnswerError, HostError, LockedError, UnreachableError
 from lvsfab.journal import Entry
 from lvsfab.links import Links
 from lvsfab.outcome import Outcome
@@ -141,7 +141,7 @@ class Engine(Links):
         else:
             self._finish(outcome)
         if outcome.failed and rollback:
-            self._roll_back(outcome, owner, before, {h: marks.get(h, "") for h in first})
+            self._roll_back(outcome, compiled, owner, before, {h: marks.get(h, "") for h in first})
         elif outcome.failed:
             self._quiesce(outcome, compiled, unready)
         outcome.settle()
@@ -165,47 +165,63 @@ class Engine(Links):
         wanted = {h: compiled.resources(h) for h in able if h not in outcome.failed}
         if not away or not wanted:
             return
-        reads, _ = self.read(wanted)
+        reads, errors = self.read(wanted)
+        self._fail(outcome, errors)
         work = {h: quiesced(wanted[h], read.haves, away) for h, read in reads.items()}
         work = {host: steps for host, steps in work.items() if steps}
-        for director in work:
+        for director, steps in work.items():
             self._emit(Event("note", director, f"drains {', '.join(sorted(away))}: not ready"))
+            plan = outcome.plans[director]
+            known = {entry.id for entry in self._reads[director].journal}
+            more = [Entry(s.resource.type, s.resource.key, s.have) for s in steps]
+            record = (*plan.record, *(entry for entry in more if entry.id not in known))
+            outcome.plans = {**outcome.plans, director: replace(plan, record=record)}
         self._change(outcome, work)
 
     def _roll_back(
         self,
         outcome: Outcome,
+        compiled: Compiled,
         owner: str,
         before: Mapping[str, HostRead],
         marks: Mapping[str, str],
     ) -> None:
-        """Every host back to what it was before this run, whatever the run had come to."""
-        entries = {
-            plan.host: journal.first(
-                Entry(s.resource.type, s.resource.key, s.have) for s in plan.steps
-            )
-            for plan in outcome.plans.values()
-        }
+        """Every host back to what it was before this run, whatever the run had come to
+        (rollback.py). `marks`: what the directors said was up.
+        """
+        plans = outcome.plans
+        entries = {host: rollback.touched(plan, before[host]) for host, plan in plans.items()}
         failed = dict(outcome.failed)
         self._emit(Event("phase", text="rollback"))
         reads, errors = self.read(
             {h: [Resource(e.type, e.key, None) for e in found] for h, found in entries.items()},
             owner=owner,
         )
-        back = Outcome(
-            {
-                host: replace(
-                    plan_host(host, (), reads[host].haves, entries[host]),
-                    keep=before[host].journal,
-                    keep_last=before[host].journal,
-                    forget=True,
-                )
-                for host in reads
-            },
-            failed=dict(errors),
-        )
+
+        def ways(hosts: Iterable[str], away: Collection[str] = ()) -> dict[str, HostPlan]:
+            there = [host for host in hosts if host in reads]
+            return {
+                h: rollback.way_back(before[h], entries[h], reads[h].haves, away) for h in there
+            }
+
+        back = Outcome(ways(plans), failed=dict(errors))
+        back.plans = {h: rollback.losing(p) if h in marks else p for h, p in back.plans.items()}
+        both = {h: rollback.recorded(plans[h], before[h]) for h in reads if before[h].journal}
+        self._forget(back, both)
         self._undo(back, [list(marks), [h for h in reads if h not in marks]])
-        self._mark(back, {h: m for h, m in marks.items() if h not in back.failed})
+        regained = {
+            host: rollback.regaining(plan)
+            for host, plan in ways(
+                marks, compiled.behind({*back.failed, *outcome.left_out})
+            ).items()
+        }
+        back.plans = {**back.plans, **regained}
+        if any(host in back.failed for host in marks):
+            back.not_reached += regained
+        else:
+            self._undo(back, [list(regained)])
+        kept = {*back.failed, *back.not_reached}
+        self._mark(back, {h: m for h, m in marks.items() if h not in kept})
         back.settle()
         outcome.returned = back.done
         outcome.failed = back.failed | failed
@@ -262,20 +278,20 @@ class Engine(Links):
         """Every host back to what its journal says; `first` (directors) before the others.
 
         A host that does not answer keeps no other from being cleaned: a director that is gone
-        sends nothing, and waiting for it would leave all others as they are. One that was read
-        and then could not be undone still sends to what is behind it, which is left as it is.
+        sends nothing, and waiting for it would leave all others as they are. One that answers and
+        cannot be read or undone still sends to what is behind it, which is left as it is.
         """
         reads, errors = self.read(dict.fromkeys(hosts, ()), owner=owner)
         self._reads = reads
         for error in errors.values():
-            if not isinstance(error, UnreachableError):
+            if isinstance(error, LockedError):
                 raise error
         plans = {h: plan_host(h, (), r.haves, r.journal) for h, r in reads.items()}
         plans |= {h: replace(p, forget=True) for h, p in plans.items() if reads[h].left}
         outcome = Outcome(plans, failed=dict(errors))
-        self._undo(
-            outcome, [[h for h in plans if h in first], [h for h in plans if h not in first]]
-        )
+        gone = {h for h, error in errors.items() if isinstance(error, UnreachableError)}
+        sending = [h for h in hosts if h in first and h not in gone]
+        self._undo(outcome, [sending, [h for h in plans if h not in first]])
         kept = {*outcome.failed, *outcome.not_reached}
         self._mark(outcome, {h: "" for h in plans if h in self.marks and h not in kept})
         outcome.settle()

@@ -3,7 +3,8 @@
 A journal is a text file on the host with one line a resource, in the order of the changes:
 `KIND KEY JSON`, where JSON is the state that was there (`null`: absent). The first value recorded
 wins. A line that is not whole (the host died while it was written) is followed by no change, so
-it is passed over.
+it is passed over. One that is whole and is not understood is another version's: to pass it over
+would be to lose it.
 """
 
 from __future__ import annotations
@@ -35,18 +36,20 @@ class Entry:
 
 
 def parse(text: str) -> tuple[Entry, ...]:
-    """The entries of a journal, in order, first value of each resource only."""
+    """The entries of a journal, in order, first value of each resource only. InputError."""
     found: list[Entry] = []
     for line in text.split("\n"):  # not splitlines: JSON leaves U+0085, U+2028, U+2029
         kind, _, rest = line.partition(" ")
         key, _, state = rest.partition(" ")
-        type_ = KINDS.get(kind)
-        if type_ is None or not key:
-            continue
         try:
+            msgspec.json.decode(state)
+        except (msgspec.DecodeError, RecursionError):
+            continue  # a place, or not whole
+        try:
+            type_ = KINDS[kind]
             before = msgspec.json.decode(state, type=type_ | None)
-        except (msgspec.MsgspecError, ValueError, InputError):
-            continue
+        except (KeyError, ValueError, msgspec.MsgspecError, InputError) as error:
+            raise InputError(f"`{line[:200]}`: {error}") from None
         found.append(Entry(type_, key, before))
     return first(found)
 

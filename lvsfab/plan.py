@@ -104,10 +104,11 @@ def plan_host(
     is a whole `down`.
     """
     ids = {resource.id for resource in (*wanted, *kept)}
-    # last first, but what others may stand on after them: a later run may have put it there
+    # last first, but what others may stand on goes after them (a later run may have put it there)
+    # and comes back before them
     gone = sorted(
         (entry for entry in reversed(journal) if undoing and entry.id not in ids),
-        key=lambda entry: entry.type.foundation,
+        key=lambda e: e.type.foundation * (-1 if e.before and e.before.is_there else 1),
     )
     undo = [(entry, step) for entry in gone if (step := _undo(entry, haves)) is not None]
     later = {entry.id for entry, _ in undo if wanted and entry.type.foundation}
@@ -132,7 +133,10 @@ def plan_host(
                 continue
             apply.append(Step(resource, have, found, commands))
     added = _added_members(wanted, haves, known)
-    conflicts += [f"{step.id}: somebody added it to a service of ours" for step in added]
+    conflicts += [
+        f"{step.id}: somebody added it to a service of ours; --adopt takes it out for good"
+        for step in added
+    ]
     late = [entry for entry, _ in undo if entry.id in later]
     record = tuple(
         Entry(step.resource.type, step.resource.key, _inherited(step, late))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lvsfab import deadman, journal, lock, scripts, wire
-from lvsfab.errors import CommandError, LockedError
+from lvsfab.errors import CommandError, InputError, LockedError
 from lvsfab.journal import Entry
 from lvsfab.plan import Have
 from lvsfab.session import Record, by_id
@@ -68,10 +68,18 @@ def host_read(host: str, records: Sequence[Record], wanted: Sequence[Resource]) 
         raise CommandError(host, f"did not say what it has of {', '.join(missing[:3])}")
     answers, unasked = wire.answers(found["wire"].output) if "wire" in found else ((), ())
     kept, mark = found["journal"].output, found["mark"].output.strip()
+    try:
+        entries = journal.parse(kept)
+    except InputError as error:
+        raise CommandError(
+            host,
+            f"its journal is another version's: {error.message}",
+            tip="take down what is up with the version that put it there",
+        ) from None
     return HostRead(
         host,
         haves,
-        journal.parse(kept),
+        entries,
         mark,
         left=bool(kept.strip() or mark),
         notes=(*(_LOCK[t.word].format(t) for t in told), *unasked),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -105,6 +105,12 @@ class Compiled:
 
     def resources(self, host: str) -> tuple[Resource, ...]:
         return tuple(r for phase in self.phases for r in phase.resources.get(host, ()))
+
+    def behind(self, hosts: Collection[str]) -> set[str]:
+        """The addresses by which a director may send to these hosts, by this recipe or another."""
+        faces = (face for host in hosts for face in self.inventory.hosts[host].interfaces)
+        found = {str(own.ip) for face in faces for own in face.addresses}
+        return found | (self.cluster.addresses(hosts) if self.cluster is not None else set())
 
 
 def schema() -> dict[str, Any]:

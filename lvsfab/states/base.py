@@ -123,6 +123,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The commands from `have` to `want`. Asked only when they differ."""
         raise NotImplementedError
 
+    @property
+    def is_there(self) -> bool:
+        """False for the states of kinds that have one for what is not there."""
+        return True
+
     def inherits(self, before: State) -> Self:
         """Itself, as what was there before, where another of its kind goes once it is made.
         `before`: what was there before that other one.

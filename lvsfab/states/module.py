@@ -94,6 +94,10 @@ class Module(State, frozen=True, kw_only=True):
     def key(self) -> str:
         return self.name.replace("-", "_")
 
+    @property
+    def is_there(self) -> bool:
+        return self.loaded
+
     @classmethod
     def parse(cls, key: str, output: str) -> Self | None:
         present: set[str] = set()

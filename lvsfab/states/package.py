@@ -150,6 +150,10 @@ class Package(State, frozen=True, kw_only=True):
     def key(self) -> str:
         return ";".join([self.name, *(f"{f}={self.names[f]}" for f in sorted(self.names))])
 
+    @property
+    def is_there(self) -> bool:
+        return self.installed
+
     @classmethod
     def parse(cls, key: str, output: str) -> Self | None:
         said: dict[str, list[str]] = {"missing": [], "unneeded": [], "family": []}

@@ -83,6 +83,10 @@ class Repository(State, frozen=True, kw_only=True):
     def key(self) -> str:
         return self.name
 
+    @property
+    def is_there(self) -> bool:
+        return self.text is not None
+
     @classmethod
     def build(cls, args: Mapping[str, Any], context: Context) -> tuple[Resource, ...]:
         """Nothing where no `url` is given: hosts have their sources."""

@@ -77,7 +77,10 @@ def test_a_server_that_somebody_added_to_a_service_of_ours() -> None:
     journal = [Entry(resource.type, resource.key, None) for resource in wanted]
     plan = plan_host("d", wanted, haves, journal)
     assert plan.conflicts == (
-        "real_server:tcp:192.0.2.1:80->10.0.0.9:80: somebody added it to a service of ours",
+        (
+            "real_server:tcp:192.0.2.1:80->10.0.0.9:80: somebody added it to a service of ours; "
+            "--adopt takes it out for good"
+        ),
     )
     assert [str(c) for step in plan.steps for c in step.commands] == [
         "ipvsadm -d -t 192.0.2.1:80 -r 10.0.0.9:80"

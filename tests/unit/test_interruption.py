@@ -8,6 +8,7 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,4 +219,26 @@ def test_a_controller_that_dies_at_any_answer_loses_nothing(
         if not happened:
             assert at > 20, "nothing was interrupted"
             record_property("tried", at - 1)
+            return
+
+
+def test_a_rollback_that_ends_at_any_answer_loses_nothing(
+    machines: dict[str, Machine], record_property: Callable[[str, object], None]
+) -> None:
+    """From one recipe to another that fails, and back: what both put there is journalled."""
+    before = pictures(machines)
+    other = RECIPE.replace("192.0.2.1/32", "192.0.2.2/32").replace("198.51.100", "203.0.113")
+    other = other.replace("ip_forward, value: 1", "tcp_syncookies, value: x")
+    for at in itertools.count(1, 3):
+        whole(machines, "up")
+        cut = Cut(at)
+        with suppress(HostError), engine(machines, cut=cut) as running:
+            assert running.up(compiled(other), "me", rollback=True).failed
+        if at % 2 == 0:
+            whole(machines, "up")
+        whole(machines, "down")
+        assert pictures(machines) == before, f"cut at answer {at}"
+        if not cut.happened:
+            assert at > 60, "nothing was interrupted"
+            record_property("tried", at // 3)
             return

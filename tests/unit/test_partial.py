@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from lvsfab.engine import Event
 from lvsfab.errors import CommandError, UnreachableError
 from lvsfab.model import Cluster, ForwardingMethod, RealServer, VirtualService
 from lvsfab.outcome import Outcome
@@ -171,6 +172,51 @@ def test_down_leaves_the_servers_of_a_director_that_cannot_be_undone(
     assert {name: machine.picture() for name, machine in machines.items()} == before
 
 
+def test_down_cleans_the_hosts_beside_one_that_cannot_be_read(
+    machines: dict[str, Machine],
+) -> None:
+    before = {name: machine.picture() for name, machine in machines.items()}
+    up(machines)
+    machines["s2"].sh("mount -o remount,ro /run")
+    with Run(machines) as engine:
+        outcome = engine.down(tuple(HOSTS), "me", ["d"])
+    assert isinstance(outcome.failed["s2"], CommandError)
+    assert set(outcome.done) == {"d", "s1"}
+    machines["s2"].sh("mount -o remount,rw /run")
+    down(machines)
+    assert {name: machine.picture() for name, machine in machines.items()} == before
+
+
+def test_down_leaves_all_behind_a_director_that_answers_and_cannot_be_read(
+    machines: dict[str, Machine],
+) -> None:
+    up(machines)
+    serving = {name: machines[name].sh(SERVING) for name in ("s1", "s2")}
+    machines["d"].sh("mount -o remount,ro /run")
+    with Run(machines) as engine:
+        outcome = engine.down(tuple(HOSTS), "me", ["d"])
+    assert list(outcome.failed) == ["d"]
+    assert set(outcome.not_reached) == {"s1", "s2"}
+    assert {name: machines[name].sh(SERVING) for name in serving} == serving
+    machines["d"].sh("mount -o remount,rw /run")
+    down(machines)
+
+
+def test_a_journal_of_another_version_is_left_alone_and_said(machines: dict[str, Machine]) -> None:
+    up(machines)
+    journal = "/run/lvsfab/unit/journal"
+    machines["s1"].sh(f'sed -i \'s/"also":null/&,"newer":1/\' {journal}')
+    there = machines["s1"].sh(f"cat {journal}; {SERVING}")
+    with Run(machines) as engine:
+        outcome = engine.down(tuple(HOSTS), "me", ["d"])
+    assert "another version's" in str(outcome.failed["s1"])
+    assert set(outcome.done) == {"d", "s2"}
+    assert machines["s1"].sh(f"cat {journal}; {SERVING}") == there
+    machines["s1"].sh(f"sed -i 's/,\"newer\":1//' {journal}")
+    down(machines)
+    assert machines["s1"].sh("ls /run/lvsfab /run/page") == ""
+
+
 def test_down_cleans_what_answers_behind_a_director_that_does_not(
     machines: dict[str, Machine],
 ) -> None:
@@ -255,6 +301,77 @@ def test_no_director_sends_to_a_server_that_was_left_out(machines: dict[str, Mac
             outcome = engine.up(two_directors(), "me", skip_unreachable=True)
             assert outcome.errors == []
             assert sent(machines) == ["3", "3"], again
+
+
+def test_a_rollback_sends_nothing_to_a_server_that_was_lost_in_the_run(
+    machines: dict[str, Machine],
+) -> None:
+    with Run(machines, words=IPVSADM) as engine:
+        assert not engine.up(two_directors(), "me", mark="old").failed
+    other = TABLE.replace("192.0.2.1", "192.0.2.9").replace("/run/page", "/run/other")
+    for text in (TABLE.replace("/run/page", "/run/other"), other):  # its service stays, or goes
+        with Run(machines, words=IPVSADM, dies="s1") as engine:
+            outcome = engine.up(two_directors(text), "me", mark="new", rollback=True)
+        assert list(outcome.failed) == ["s1"]
+        assert set(outcome.returned) == {"d", "s2"}
+        assert sent(machines) == ["0", "0"]
+        assert machines["d"].sh("cat /run/lvsfab/unit/up") == "old\n"
+        with Run(machines, words=IPVSADM) as engine:
+            assert not engine.up(two_directors(), "me", mark="old").failed
+        assert sent(machines) == ["3", "3"]
+        assert "192.0.2.1/32" in machines["s1"].sh("ip -o addr")
+
+
+def test_in_a_rollback_directors_are_the_first_to_lose_and_the_last_to_regain(
+    machines: dict[str, Machine],
+) -> None:
+    machines["s2"].sh("ln -s /proc /run/bad")
+    with Run(machines, words=IPVSADM) as engine:
+        assert not engine.up(two_directors(), "me").failed
+    run = Run(machines, words=IPVSADM)
+    text = TABLE.replace("192.0.2.1", "192.0.2.9")
+    text += "      - file: {path: /run/bad/page, content: x}\n"
+    with run as engine:
+        outcome = engine.up(two_directors(text), "me", rollback=True)
+    assert list(outcome.failed) == ["s2"]
+    assert sent(machines) == ["3", "3"]
+    (began,) = [i for i, event in enumerate(run.events) if event.text == "rollback"]
+    hosts = [e.host for e in run.events[began:] if e.what == "undone" and e.host in ("d", "s1")]
+    assert hosts == ["d", "s1", "s1", "d"]
+
+
+def test_a_director_that_cannot_be_drained_has_failed(machines: dict[str, Machine]) -> None:
+    with Run(machines, words=IPVSADM) as engine:
+        assert not engine.up(two_directors(), "me").failed
+    run = Run(machines, words=IPVSADM, dies="s1")
+    with run as engine:
+        further = engine._emit
+
+        def told(event: Event) -> None:
+            further(event)
+            if event.what == "failed" and event.host == "s1":
+                for name in ("d", "s2"):
+                    engine.shells[name].close()
+
+        engine._emit = told
+        outcome = engine.up(two_directors(TABLE.replace("/run/page", "/run/other")), "me")
+    assert set(outcome.failed) == {"s1", "d", "s2"}
+    assert outcome.done == []
+
+
+def test_what_a_drain_changed_comes_back_with_down(machines: dict[str, Machine]) -> None:
+    """A real server that was there before, and as wanted: no step of the run, but of the drain."""
+    line = "-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 3"
+    for name in ("d", "s2"):
+        machines[name].sh(f"echo '{line} -x 0 -y 0' >/run/table")
+    before = sent(machines)
+    with Run(machines, words=IPVSADM) as engine:
+        text = TABLE.replace("/run/page", "/proc/page")
+        assert list(engine.up(two_directors(text), "me", adopt=True).failed) == ["s1"]
+    assert sent(machines) == ["0", "0"]
+    with Run(machines, words=IPVSADM) as engine:
+        assert not engine.down(tuple(HOSTS), "me", ["d"]).failed
+    assert sent(machines) == before
 
 
 @pytest.mark.parametrize(("weight", "steps"), [(5, 1), (0, 0)])

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvsfab import journal
+from lvsfab.errors import InputError
 from lvsfab.journal import Entry
 from lvsfab.plan import Unsupported, plan_host, unfinished
 from lvsfab.states.base import Resource
@@ -129,6 +130,37 @@ def test_a_half_written_line_is_passed_over(cut: int) -> None:
     whole = Entry(Sysctl, FORWARD, sysctl(FORWARD, "0"))
     text = whole.line() + "\n\n" + Entry(Sysctl, IGNORE, sysctl(IGNORE, "0")).line()[:-cut]
     assert journal.parse(text) == (whole,)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'newer some/key {"a":1}',
+        "newer some/key null",
+        f'sysctl {IGNORE} {{"name":"{IGNORE}","value":"0","newer":1}}',
+        f'sysctl {IGNORE} {{"name":"{IGNORE}"}}',
+        f"sysctl {IGNORE} 7",
+    ],
+)
+def test_a_whole_line_of_another_version_is_not_passed_over(line: str) -> None:
+    with pytest.raises(InputError, match=line.split(maxsplit=1)[0]):
+        journal.parse(Entry(Sysctl, FORWARD, sysctl(FORWARD, "0")).line() + f"\n\n{line}\n")
+
+
+def test_what_others_stand_on_comes_back_before_them_and_goes_after_them() -> None:
+    rp_filter = "net.ipv4.conf.tunl0.rp_filter"
+    for loaded in (True, False):
+        entries = [
+            Entry(Module, "ipip", Module(name="ipip", loaded=loaded, brings=("ipip",))),
+            Entry(Sysctl, rp_filter, sysctl(rp_filter, "2")),
+        ]
+        haves = {
+            "module:ipip": Module(name="ipip", loaded=not loaded, brings=("ipip",)),
+            f"sysctl:{rp_filter}": None if loaded else sysctl(rp_filter, "0"),
+        }
+        for order in (entries, entries[::-1]):
+            first, last = (step.resource.type for step in plan_host("s", (), haves, order).undo)
+            assert (first, last) == ((Module, Sysctl) if loaded else (Sysctl, Module))
 
 
 def test_a_module_that_is_still_in_use_is_unloaded_after_the_new_is_there() -> None:
