@@ -210,7 +210,8 @@ class Shell:
         """
         framer = Framer(self._nonce, on_line)
         self._count += 1
-        name = f"script_{self._count}"
+        # a link may end within it: no beginning of it names another script, or a program (`script`)
+        name = f"_script_{self._count}_"
         # A line longer than the terminal's is fine: this is a pipe, not a tty.
         script = (
             f"{self._prelude}{name}() {{\n:\n{body}\n}}\n{name}; printf '\\n%s=\\n' \"$NONCE\"\n"

@@ -81,6 +81,29 @@ def test_half_a_script_runs_nothing(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+def test_a_script_that_is_cut_within_its_name_runs_nothing(tmp_path: Path) -> None:
+    """Not one before it, and no program: script 12 comes up to some byte of its last line."""
+    mark = tmp_path / "mark"
+    with closing(LocalChannel()) as channel:
+        sent: list[bytes] = []
+        channel.send = lambda data, timeout: sent.append(data)  # type: ignore[method-assign]
+        shell = Shell("here", channel)
+        for i in range(12):
+            with pytest.raises(UnreachableError):
+                shell.run(f"echo {i + 1} >>{mark}", timeout=0.0)
+    *before, last = sent
+    whole = last.index(b"\n}\n") + len(b"\n}\n")
+    for end in range(whole, len(last)):
+        mark.unlink(missing_ok=True)
+        data = (
+            b"".join(before) + b"\nscript() { echo script >>" + bytes(mark) + b"; }\n" + last[:end]
+        )
+        subprocess.run(["sh", "-s"], input=data, capture_output=True, check=False, timeout=30)
+        ran = mark.read_text().split()
+        assert ran[:11] == [str(i + 1) for i in range(11)]
+        assert ran[11:] in ([], ["12"])
+
+
 def test_a_shell_that_ends_says_what_it_said() -> None:
     with (
         closing(LocalChannel()) as channel,
