@@ -16,7 +16,7 @@ from lvsfab.errors import AnswerError, CommandError, CutOffError, HostError, Unr
 from lvsfab.journal import Entry
 from lvsfab.plan import Step, unfinished
 from lvsfab.session import Record, Shell, by_id
-from lvsfab.states.base import Way
+from lvsfab.states.base import NOTE, Way
 
 CHANGE_TIMEOUT = 900.0  # s for one host's changes: packages may have to be fetched
 GRACE = 20.0  # s after the switch's limit for the host to be back
@@ -98,6 +98,10 @@ def _run(site: Site, steps: Sequence[Step], script: str, timeout: float) -> list
         if head == "do" and answer.status == 0 and number.isdecimal() and int(number) < len(steps):
             step, done = steps[int(number)], int(number) + 1
             site.emit(Event("undone" if step.undo else "step", site.host, step=step))
+            for line in answer.output.splitlines():
+                if line.startswith(NOTE):
+                    told = line.removeprefix(NOTE)[:200]
+                    site.emit(Event("note", site.host, f"{step.id} {told}"))
 
     try:
         return site.shell.run(script, timeout=timeout, on_record=progress, what="its changes")

@@ -23,6 +23,8 @@ from lvsfab.model import Cluster, Host, Inventory, IPAddress
 from lvsfab.session import Command
 from lvsfab.states.words import plain
 
+NOTE = "lvsfab-note: "  # how a line of a step that is done begins if a person should know it
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

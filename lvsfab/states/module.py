@@ -2,7 +2,7 @@
 
 A module that is not loaded is a state too (`loaded: no`), for it carries what loading it would
 bring (`brings`): an undo removes it and exactly those, in reverse order. What was there before
-stays, and so does what something else has come to use since.
+stays, and so does what something else has come to use since: it is that one's from then on.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ module_seen() { # is $1 built in, though no file here says so? By what only that
 HELPERS = (
     SEEN
     + r"""
+m_used=" " # the modules that this shell was to unload and that something else uses
 module_users() { # the modules that use module $1
   sed -n "s/^$1 [0-9]* [0-9]* \([^ ]*\) .*/\1/p" /proc/modules | tr -s ',-' ' '
 }
-unload_modules() { # the first must go; the others too unless something else uses them by now
+module_held() { grep -q "^$1 [0-9]* [1-9]" /proc/modules; }
+unload_modules() { # each goes unless something else uses it by now; with the first stay the others
   m_must=1
   for m_name; do
     m_tries=0
@@ -53,24 +55,33 @@ unload_modules() { # the first must go; the others too unless something else use
       if [ "$m_tries" -ge 25 ]; then # 5 s: a reference that only packets in flight hold is gone
         printf '%s\n' "$m_said"
         [ -z "$m_must" ] && break
-        return 1
+        module_held "$m_name" || return 1
+        m_used="$m_used$m_name " m_users=${m_users% }
+        note "stays loaded, in use by ${m_users:-what is not ours}"
+        return 0
       fi
       nap 0.2
     done
     m_must=
   done
 }
+unload_module() { # NAME: it goes, whatever came with it
+  unload_modules "$1" && ! loaded "$1"
+}
 """
 )
 
 
 class Module(State, frozen=True, kw_only=True):
-    """`brings` is only ever read: the modules that loading this one would load, itself last."""
+    """Only ever read: `brings`, the modules that loading this one would load, itself last; `used`:
+    it was to be unloaded just now, and something that is not ours uses it.
+    """
 
     kind: ClassVar[str] = "module"
-    read_only: ClassVar[frozenset[str]] = frozenset({"brings"})
+    read_only: ClassVar[frozenset[str]] = frozenset({"brings", "used"})
     foundation: ClassVar[bool] = True
     reader: ClassVar[str] = r"""
+  case $m_used in *" $1 "*) echo used ;; esac
   loaded "$1" && { echo loaded; return 0; }
   printf 'kernel '; uname -r
   case $1 in
@@ -86,6 +97,7 @@ class Module(State, frozen=True, kw_only=True):
     name: str
     loaded: bool = True
     brings: tuple[str, ...] | None = None
+    used: bool = False
 
     def __post_init__(self) -> None:
         plain_name(self.name, self.kind)
@@ -102,13 +114,15 @@ class Module(State, frozen=True, kw_only=True):
     def parse(cls, key: str, output: str) -> Self | None:
         present: set[str] = set()
         needed: list[str] = []
-        kernel, error, builtin, seen = "", "", False, False
+        kernel, error, builtin, seen, used = "", "", False, False, False
         for line in output.splitlines():
             word, _, rest = line.partition(" ")
             if word == "loaded":
-                return cls(name=key, loaded=True, brings=())
+                return cls(name=key, loaded=True, brings=(), used=used)
             if word == "present":
                 present.add(rest)
+            elif word == "used":
+                used = True
             elif word == "seen":
                 seen = True
             elif word == "insmod":
@@ -131,7 +145,9 @@ class Module(State, frozen=True, kw_only=True):
 
     def changes(self, have: Self | None) -> tuple[Change, ...]:
         was = have is not None and have.loaded
-        if was == self.loaded:
+        # an undo knows what loading brought: what came to be another's is not there to be undone
+        left = have is not None and have.used and self.brings is not None
+        if was == self.loaded or left:
             return ()
         return (Change("loaded", "yes" if was else "no", "yes" if self.loaded else "no"),)
 
@@ -148,7 +164,9 @@ class Module(State, frozen=True, kw_only=True):
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:
         if want is not None and want.loaded:
             return (command("modprobe", key),)
-        goes = tuple(reversed((want.brings if want else None) or (key,)))
+        if want is None or want.brings is None:
+            return (command("unload_module", key, shown=f"rmmod {key}"),)
+        goes = tuple(reversed(want.brings or (key,)))
         return (command("unload_modules", *goes, shown="rmmod " + " ".join(goes)),)
 
     @classmethod

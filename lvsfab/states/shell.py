@@ -18,5 +18,6 @@ has_link() { # asked of ip, the kernel would load the module whose fallback devi
   done </proc/net/dev
   return 1
 }
+note() { printf "lvsfab-note: %s\n" "$1"; } # base.NOTE
 nap() { sleep "$1" 2>/dev/null || sleep 1; } # not every sleep(1) knows fractions
 """

@@ -114,3 +114,17 @@ def test_a_host_that_does_not_answer_is_left_out_when_asked(clean: LabUnderTest)
         assert weights() == {"192.168.10.1": "1", "192.168.10.2": "1"}
     clean.cli("down")
     clean.left_nothing()
+
+
+def test_what_somebody_else_serves_by_ip_vs_outlives_down(clean: LabUnderTest) -> None:
+    theirs = "-t 192.168.10.99:80"
+    clean.cli("up", "nat", "--no-verify")
+    clean.sh("director", f"ipvsadm -A {theirs} -s rr")
+    try:
+        done = clean.cli("down")
+        assert "module:ip_vs stays loaded, in use by ip_vs_rr" in done.err
+        assert clean.sh("director", "ipvsadm -Sn") == f"-A {theirs} -s rr\n"
+        assert clean.cli("down", "--json").documents()[-1]["changes"] == 0
+    finally:
+        clean.cli("lab", "reboot", "director")
+    clean.left_nothing()
