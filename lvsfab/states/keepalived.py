@@ -43,7 +43,8 @@ keepalived_refuses() { # FILE: says why. Not because all servers are drained: th
     grep -v -e ' exceeds total weight ' -e ' hysteresis '
 }
 keepalived_put() { # as put_file
-  k_dir=$(mktemp -d) || return 1
+  k_dir=/run/lvsfab/keepalived.new # the password is in it: where the next run finds what was left
+  rm -rf "$k_dir" && mkdir -p -m 700 /run/lvsfab && mkdir -m 700 "$k_dir" || return 1
   k_new=$k_dir/conf
   file_fill "$k_new" "$5" "$6" || { rm -rf "$k_dir"; return 1; }
   keepalived_refuses "$k_new" && { rm -rf "$k_dir"; return 1; }
@@ -51,7 +52,7 @@ keepalived_put() { # as put_file
   k_synced=
   keepalived_forgets lvs_sync_daemon "$1" "$k_new" && k_synced=1
   rm -rf "$k_dir"
-  mkdir -p /run/lvsfab && : >/run/lvsfab/keepalived.pending && put_file "$@" || return 1
+  : >/run/lvsfab/keepalived.pending && put_file "$@" || return 1
   keepalived_take
 }
 keepalived_forgets() { # WORD OLD NEW: whether the new configuration has not what the old one had
@@ -75,19 +76,27 @@ keepalived_take() {
   keepalived_taken
 }
 keepalived_taken() {
-  rm -f /run/lvsfab/keepalived.pending; rmdir /run/lvsfab 2>/dev/null; return 0
+  rm -rf /run/lvsfab/keepalived.new /run/lvsfab/keepalived.pending
+  rmdir /run/lvsfab 2>/dev/null
+  return 0
 }
 """
 
 
 class KeepalivedConfig(File, frozen=True, kw_only=True):
-    """`content`: the configuration. `taken_up` is only ever read: whether the daemon was told."""
+    """`content`: the configuration. `taken_up` is only ever read: whether the daemon was told. A
+    run that was cut off leaves what it looked at, too (`strays`).
+    """
 
     kind: ClassVar[str] = "keepalived"
     moves_addresses: ClassVar[bool] = True  # VRRP does
     read_only: ClassVar[frozenset[str]] = File.read_only | {"taken_up"}
     reader: ClassVar[str] = "\n".join(
-        ("  [ -e /run/lvsfab/keepalived.pending ] && echo pending", File.reader.strip("\n"))
+        (
+            "  [ -e /run/lvsfab/keepalived.pending ] && echo pending",
+            "  [ -e /run/lvsfab/keepalived.new ] && echo stray /run/lvsfab/keepalived.new",
+            File.reader.strip("\n"),
+        )
     )
 
     path: str = PATH
