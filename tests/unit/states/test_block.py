@@ -61,6 +61,40 @@ def test_a_file_that_was_not_there_goes_again(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+CUT = """{0}() {{ case $* in *.lvsfab.*) kill -9 $$; sh -c 'kill -9 $PPID' ;; esac
+  command {0} "$@"; }}\n"""
+
+
+@pytest.mark.parametrize("before", [None, "127.0.0.1 localhost\n"])
+@pytest.mark.parametrize("tool", ["chmod", "sync", "mv"])
+def test_what_a_run_that_was_cut_off_left_goes(
+    tmp_path: Path, tool: str, before: str | None
+) -> None:
+    """At whatever command its shell ends: what comes next sees it, and clears it away."""
+    path = tmp_path / "hosts"
+    if before is not None:
+        path.write_text(before)
+    want = Block(path=str(path), name="lab", content=CONTENT)
+    was = Block.parse(want.key, do(f"read_block '{want.key}'"))
+    (put,) = Block.commands(want.key, was, want)
+    for again in (False, True):  # down at once, or up and down
+        with pytest.raises(subprocess.CalledProcessError):
+            do(CUT.format(tool) + f"put() {{ {put.script()}; }}\nput")
+        left = Block.parse(want.key, do(f"read_block '{want.key}'"))
+        assert left is not None
+        assert (left.made, len(left.strays)) == (before is None, 1)
+        if again:
+            assert changes(want, left)
+            do(put.script())
+            left = Block.parse(want.key, do(f"read_block '{want.key}'"))
+            assert changes(want, left) == ()
+        assert [c.field for c in changes(was, left)] == ["content" if again else "left over"]
+        for command in Block.commands(want.key, left, was):
+            do(command.script())
+        assert Block.parse(want.key, do(f"read_block '{want.key}'")) == was
+        assert list(tmp_path.iterdir()) == ([path] if before is not None else [])
+
+
 def test_block_input() -> None:
     for path, name, content in (
         ("hosts", "lab", "x"),
