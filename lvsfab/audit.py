@@ -1,5 +1,5 @@
-"""What was done by whom: one JSON line for each run that can change hosts or take files or packets
-from them, on the controller.
+"""What was done by whom: JSON lines of each run that can change hosts or take files or packets from
+them, on the controller. One before it comes to its hosts, for it may be killed, and one at its end.
 
 The file is its user's alone (0600 in a folder of 0700) and is only ever appended to, a whole line
 at a time. Values that look like secrets are masked; of commands only the program's name is in it,
@@ -34,7 +34,8 @@ _SECRET = re.compile(r"pass|secret|token|credential|auth|(^|[^a-z])key([^a-z]|$)
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `at`: UTC, ISO 8601; `asked`: the words of the command line; `changed`: host ->
     resources, `-` before what was undone; `exit`: the exit code. Of a run that ended before it had
-    an outcome no host is in `done`, `failed`, `not_reached` or `returned`.
+    an outcome no host is in `done`, `failed`, `not_reached` or `returned`; so it is of one that has
+    not `ended`, whose `exit` is -1.
     """
 
     schema: str = SCHEMA
@@ -49,11 +50,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     persist: bool = False
     adopt: bool = False
     skip_unreachable: bool = False
+    rollback: bool = False
     changed: dict[str, list[str]] = {}
     done: list[str] = []
     failed: dict[str, str] = {}
     not_reached: list[str] = []
     returned: list[str] = []
+    ended: bool = True
     exit: int = 0
 
     @property
@@ -167,7 +170,9 @@ def _add(handle: int, line: bytes) -> None:
 
 
 def read(folder: Path) -> list[Run]:
-    """The runs recorded, oldest first; a line that is not whole is passed over."""
+    """The runs recorded, oldest first; a line that is not whole is passed over, and so is that of a
+    run's beginning where its end follows.
+    """
     try:
         with _file(folder).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -183,11 +188,25 @@ def read(folder: Path) -> list[Run]:
             found.append(msgspec.json.decode(line, type=Run))
         except (msgspec.MsgspecError, ValueError):
             continue
-    return found
+    return _settled(found)
+
+
+def _settled(lines: Iterable[Run]) -> list[Run]:
+    found: list[Run] = []
+    ends: set[tuple[str, str, str]] = set()
+    for run in reversed(tuple(lines)):
+        which = (run.at, run.who, run.command)
+        if run.ended:
+            ends.add(which)
+        elif which in ends:
+            ends.remove(which)
+            continue
+        found.append(run)
+    return found[::-1]
 
 
 def last_up(folder: Path, inventory: str) -> Run | None:
-    """The last `up` on this inventory that came to its hosts, unless its end came after it."""
+    """The last `up` on this inventory that came to its hosts, unless a `down` came after it."""
     for run in reversed(read(folder)):
         if run.inventory == inventory and run.command in ("down", "lab down"):
             return None

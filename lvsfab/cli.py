@@ -27,11 +27,13 @@ from lvsfab.cli_common import (
     VERIFY_FAILED,
     adopt_option,
     backend_option,
+    begin,
     break_lock_option,
     common,
     open_app,
+    record,
 )
-from lvsfab.cli_history import history, record
+from lvsfab.cli_history import history
 from lvsfab.cli_lab import lab
 from lvsfab.cli_run import COMMANDS
 
@@ -120,6 +122,7 @@ def up(
         persist = persist or found.persist
         adopt = adopt or found.adopt
         skip_unreachable = skip_unreachable or found.skip_unreachable
+        rollback = rollback or found.rollback
         if left == ():
             report.say(f"nothing to go on with: every host of `up {mode}` is done")
             return
@@ -129,8 +132,9 @@ def up(
         raise click.UsageError("Missing argument 'MODE'.")
     compiled = app.compile(mode, sets)
     report.about |= {"recipe": mode, "sets": sets, "persist": persist}
-    report.about |= {"adopt": adopt, "skip_unreachable": skip_unreachable}
+    report.about |= {"adopt": adopt, "skip_unreachable": skip_unreachable, "rollback": rollback}
     app.ensure_lab()
+    begin(report)
     began = time.monotonic()
     with app.engine(break_lock=break_lock) as engine:
         part = compiled if left is None else app.narrowed(compiled, left)
@@ -322,7 +326,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _invoke(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    began = time.time()
     reports: list[Reporter] = []
     code = 1
     try:
@@ -331,7 +334,7 @@ def _invoke(argv: Sequence[str] | None) -> int:
         code = done.code if isinstance(done.code, int) else int(done.code is not None)
     finally:
         for report in reports:
-            record(report, began, code)
+            record(report, code)
     return code
 
 

@@ -1,5 +1,5 @@
-"""What every command of the command line shares: options, opening an inventory, exit codes, where
-the user's own records are.
+"""What every command of the command line shares: options, opening an inventory, exit codes, the
+user's own records.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import functools
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,10 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 ASK_SUDO = "lvsfab.ask-sudo"
 CONNECT_TIMEOUT = "lvsfab.connect-timeout"
+AUDITED = {
+    "up", "down", "drain", "restore", "run", "put", "get", "state", "apply", "capture",
+    "lab up", "lab down", "lab reboot",
+}  # fmt: skip
 
 
 def settings(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -161,6 +166,8 @@ def open_app(report: Reporter, inventory: str, backend: str | None = None) -> Ap
     app.connect_timeout = click.get_current_context().meta.get(CONNECT_TIMEOUT)
     if click.get_current_context().meta.get(ASK_SUDO):
         app.sudo_password = sudo_password()
+    if report.asked != "up":  # it knows later what it is to be resumed with
+        begin(report)
     return app
 
 
@@ -184,3 +191,47 @@ def state_folder() -> Path:
     """Where a user's own records are (XDG base directories)."""
     base = os.environ.get("XDG_STATE_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".local/state") / "lvsfab"
+
+
+def begin(report: Reporter) -> None:
+    """A line for the history before a run comes to its hosts: one that is killed leaves that."""
+    _record(report, seconds=0.0, ended=False, exit=-1)
+
+
+def record(report: Reporter, code: int) -> None:
+    """The line of a run's end."""
+    seconds = round(time.time() - report.began, 3)
+    _record(report, seconds=seconds, changed=report.changed, exit=code, **report.hosts_ended)
+
+
+def _record(report: Reporter, **ended: Any) -> None:
+    """One line, for commands that can change hosts or take something from them; says so if it
+    cannot be.
+    """
+    if report.asked not in AUDITED:
+        return
+    from lvsfab import audit
+    from lvsfab.app import owner
+    from lvsfab.errors import LvsfabError
+
+    run = audit.Run(
+        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(report.began)),
+        who=owner(),
+        command=report.asked,
+        asked=audit.asked(report.asked, report.given),
+        inventory=report.about.get("inventory", ""),
+        recipe=report.about.get("recipe", ""),
+        persist=report.about.get("persist", False),
+        adopt=report.about.get("adopt", False),
+        skip_unreachable=report.about.get("skip_unreachable", False),
+        rollback=report.about.get("rollback", False),
+        sets=audit.masked_sets(report.about.get("sets", {})),
+        **ended,
+    )
+    try:
+        audit.append(state_folder(), run)
+    except LvsfabError as error:
+        told = f"warning: {error}; {error.tip}" if error.tip else f"warning: {error}"
+        if told != report.unrecorded:  # once
+            report.unrecorded = told
+            report.say(told)

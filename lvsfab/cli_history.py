@@ -1,8 +1,7 @@
-"""The history of runs, on the command line: what is written after each, and `lvsfab history`."""
+"""The history of runs, on the command line: `lvsfab history`, and what a resume goes on with."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -11,44 +10,6 @@ from lvsfab.cli_common import state_folder
 
 if TYPE_CHECKING:
     from lvsfab.audit import Run
-    from lvsfab.report import Reporter
-
-AUDITED = {
-    "up", "down", "drain", "restore", "run", "put", "get", "state", "apply", "capture",
-    "lab up", "lab down", "lab reboot",
-}  # fmt: skip
-
-
-def record(report: Reporter, began: float, code: int) -> None:
-    """One line for the history, for commands that can change hosts or take something from them;
-    says so if it cannot be.
-    """
-    if report.asked not in AUDITED:
-        return
-    from lvsfab import audit
-    from lvsfab.app import owner
-    from lvsfab.errors import LvsfabError
-
-    run = audit.Run(
-        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-        seconds=round(time.time() - began, 3),
-        who=owner(),
-        command=report.asked,
-        asked=audit.asked(report.asked, report.given),
-        inventory=report.about.get("inventory", ""),
-        recipe=report.about.get("recipe", ""),
-        persist=report.about.get("persist", False),
-        adopt=report.about.get("adopt", False),
-        skip_unreachable=report.about.get("skip_unreachable", False),
-        sets=audit.masked_sets(report.about.get("sets", {})),
-        changed=report.changed,
-        exit=code,
-        **report.hosts_ended,
-    )
-    try:
-        audit.append(state_folder(), run)
-    except LvsfabError as error:
-        report.say(f"warning: {error}; {error.tip}" if error.tip else f"warning: {error}")
 
 
 def last_up(inventory: str, mode: str | None, sets: dict[str, str]) -> Run:

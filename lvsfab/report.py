@@ -59,6 +59,8 @@ class Reporter:
         self.changed: dict[str, list[str]] = {}
         self.given: list[Given] = []
         self.hosts_ended: dict[str, Any] = {}
+        self.began = time.time()
+        self.unrecorded = ""  # why the history has not got it, once that was said
 
     # the two streams ---------------------------------------------------------------------------
 
@@ -302,7 +304,7 @@ def history_lines(runs: Sequence[Run], *, as_json: bool) -> list[str]:
     rows = []
     for run in runs:
         changes = sum(map(len, run.changed.values()))
-        ended = "good" if run.exit == 0 else f"exit {run.exit}"
+        ended = "good" if run.exit == 0 else f"exit {run.exit}" if run.ended else "not ended"
         told = [f"failed: {', '.join(run.failed)}"] if run.failed else []
         told += [f"not reached: {', '.join(run.not_reached)}"] if run.not_reached else []
         what = f"{changes} on {len(run.changed)} hosts"

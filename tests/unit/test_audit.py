@@ -132,6 +132,32 @@ def test_secrets_and_what_is_run_are_not_recorded(
     assert "hunter2" not in (tmp_path / "lvsfab/history.jsonl").read_text()
 
 
+def test_a_run_is_one_that_began_until_it_ended(tmp_path: Path) -> None:
+    """Whoever else is at work: a run is when it began, by whom, and what it is."""
+    began = replace(RUN, seconds=0.0, ended=False, exit=-1)
+    other = replace(began, who="anna@desk process 8")
+    audit.append(tmp_path, began)
+    audit.append(tmp_path, other)
+    assert audit.read(tmp_path) == [began, other]
+    text = "\n".join(history_lines([began], as_json=False))
+    assert "not ended" in text
+    assert "exit" not in text
+    audit.append(tmp_path, RUN)
+    assert audit.read(tmp_path) == [other, RUN]
+    audit.append(tmp_path, began)
+    assert audit.read(tmp_path) == [other, RUN, began]
+
+
+def test_what_cannot_be_recorded_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lvsfab").write_text("in the way")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(SystemExit):
+        main(["put", "-H", "a", "*", __file__, "relative"])
+    assert capsys.readouterr().err.count("cannot be recorded") == 1
+
+
 @pytest.mark.parametrize("ended", ["down", "lab down"])
 def test_the_last_up_is_what_a_resume_goes_on_with(tmp_path: Path, ended: str) -> None:
     assert audit.last_up(tmp_path, "lab") is None

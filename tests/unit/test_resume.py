@@ -1,10 +1,13 @@
 """up --resume: the hosts that failed, were not reached or were brought back, and the director that
-sends to them; all where a run ended before it could say.
+sends to them; all where a run was killed or ended before it could say.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +107,12 @@ def test_a_resume_does_what_is_left_as_it_was_asked(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     asked = Asked(monkeypatch, UnreachableError("rs2", "no answer"))
-    options = ["--adopt", "--skip-unreachable", "--persist", "--set", "scheduler=wrr"]
+    options = ["--adopt", "--skip-unreachable", "--persist", "--rollback"]
+    options += ["--set", "scheduler=wrr"]
     assert exit_code("up", "dr", *options) == 4
     first = asked.options
     assert first["adopt"] is first["skip_unreachable"] is first["persist"] is True
+    assert first["rollback"] is True
     assert exit_code("up", "--resume") == 4
     assert asked.options == first
     (*_, last) = audit.read(tmp_path / "lvsfab")
@@ -118,6 +123,59 @@ def test_a_resume_does_what_is_left_as_it_was_asked(
     assert exit_code("up", "--resume") == 4
     assert set(asked.hosts) == {"director", "rs2"}
     assert "goes on with `up dr`: rs2" in capsys.readouterr().err
+
+
+KILLED = """
+import os, signal, sys
+from lvsfab.app import App
+from lvsfab.cli import main
+def killed(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+App.ensure_lab = lambda _: None
+App.up = App.down = killed
+main(sys.argv[1:])
+"""
+
+
+def kill(tmp_path: Path, *words: str) -> None:
+    """A run that is killed with -9 when it comes to its hosts."""
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], env=env, check=False)
+    assert done.returncode == -9
+
+
+def test_an_up_that_was_killed_is_gone_on_with_and_not_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    run(tmp_path, recipe="nat", asked=["up", "nat"], done=["rs1", "director"])
+    kill(tmp_path, "up", "dr", "--adopt")
+    assert exit_code("history") == 0
+    *_, good, last = capsys.readouterr().out.splitlines()
+    assert good.endswith("good")
+    assert last.endswith("not ended")
+    asked = Asked(monkeypatch, UnreachableError("rs2", "no answer"))
+    assert exit_code("up", "--resume") == 4
+    assert asked.options["adopt"] is True
+    assert {"director", "rs1", "rs2"} <= set(asked.hosts)
+    assert "goes on with `up dr`: all hosts" in capsys.readouterr().err
+    (*_, killed, resumed) = audit.read(tmp_path / "lvsfab")
+    assert (killed.ended, killed.exit, killed.left) == (False, -1, None)
+    assert (resumed.ended, resumed.exit, resumed.recipe) == (True, 4, "dr")
+
+
+def test_a_down_that_was_killed_ends_what_there_was_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An `up` that was good is no word on hosts that are half taken down."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(App, "ensure_lab", lambda _: None)
+    run(tmp_path, inventory="away", done=["rs1", "director"])
+    listed = tmp_path / "away.yml"
+    listed.write_text("name: away\nhosts:\n  rs1: {roles: [real_server], ssh: {host: 192.0.2.1}}\n")
+    kill(tmp_path, "down", "-i", str(listed))
+    assert exit_code("up", "--resume", "-i", str(listed)) == 64
+    assert "no `up` of inventory away" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
