@@ -170,9 +170,12 @@ class App:
         directors = [host.name for host in self.inventory.with_role("director")]
         return engine.down(tuple(self.inventory.hosts), owner(), directors)
 
-    def what_is_up(self, engine: Engine) -> tuple[Compiled, Mark]:
-        """The recipe that is up, and the director's word on it. InputError if none."""
-        reads, errors = engine.read(dict.fromkeys(self.inventory.hosts, ()))
+    def what_is_up(self, engine: Engine, *, lock: bool = False) -> tuple[Compiled, Mark]:
+        """The recipe that is up, and the director's word on it, which stays true with `lock` while
+        the engine's shells live. InputError if none.
+        """
+        hosts = dict.fromkeys(self.inventory.hosts, ())
+        reads, errors = engine.read(hosts, owner=owner() if lock else "")
         for host in self.inventory.with_role("director"):
             if host.name in reads and reads[host.name].mark:
                 try:

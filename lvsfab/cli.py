@@ -266,7 +266,7 @@ def _weigh(report: Reporter, inventory: str, server: str, weight: int | None) ->
     app = open_app(report, inventory)
     began = time.monotonic()
     with app.engine() as engine:
-        compiled, mark = app.what_is_up(engine)
+        compiled, mark = app.what_is_up(engine, lock=True)
         sets = app.weighed(compiled, mark.sets, server, weight)
         again = app.compile(compiled.recipe.name, sets)
         outcome = app.up(
