@@ -186,7 +186,7 @@ def read(folder: Path) -> list[Run]:
     for line in lines:
         try:
             found.append(msgspec.json.decode(line, type=Run))
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
     return _settled(found)
 

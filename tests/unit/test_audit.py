@@ -51,10 +51,11 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == ""
 
 
-def test_a_half_written_line_is_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b'{"at": "2026', b'{"at": ' + b"[" * 100_000])
+def test_a_half_written_line_is_passed_over(tmp_path: Path, line: bytes) -> None:
     audit.append(tmp_path, RUN)
     with (tmp_path / "history.jsonl").open("ab") as file:
-        file.write(b'{"at": "2026')
+        file.write(line)
     assert audit.read(tmp_path) == [RUN]
 
 
