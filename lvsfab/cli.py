@@ -56,7 +56,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lvsfab")
 def cli() -> None:
-    r"""From bare machines to a proven Linux Virtual Server cluster, over plain SSH.
+    """From bare machines to a proven Linux Virtual Server cluster, over plain SSH.
 
     With no inventory of your own, a lab of real kernels is brought up on this machine:
 
@@ -64,7 +64,7 @@ def cli() -> None:
       lvsfab up tun       build LVS-TUN and prove it
       lvsfab verify       prove it again
       lvsfab down         every host back to what it was
-    """
+    """  # noqa: D301 - click's mark of lines that stay as they are
 
 
 requests_option = click.option(
@@ -352,7 +352,9 @@ def _carry_out(words: list[str], reports: list[Reporter]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        _or_plain(report).say(said.getvalue().rstrip("\n"))  # it repeats what it was given
         return BAD_INPUT
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("interrupted; `lvsfab up` or `lvsfab down` goes on from here", err=True)
@@ -360,15 +362,17 @@ def _carry_out(words: list[str], reports: list[Reporter]) -> int:
     except BrokenPipeError:  # `| head`: the end, as SIGPIPE is for other tools
         return BROKEN_PIPE
     except LvsfabError as error:
-        from lvsfab.report import Reporter as Plain
-
-        (report or Plain()).error(error)
+        _or_plain(report).error(error)
         return error.exit_code
     except Exception as error:
-        if report is not None and report.verbose:
-            raise
-        click.echo(f"error: a fault in lvsfab itself: {type(error).__name__}: {error}", err=True)
-        click.echo("tip: run it again with -v and report what it prints", err=True)
+        import traceback  # a start-up can do without
+
+        plain = _or_plain(report)
+        if plain.verbose:
+            plain.say(traceback.format_exc().rstrip("\n"))
+        else:
+            plain.say(f"error: a fault in lvsfab itself: {type(error).__name__}: {error}")
+            plain.say("tip: run it again with -v and report what it prints")
         return 1
     return 0
 
@@ -377,3 +381,9 @@ def _reporter(context: click.Context) -> Reporter | None:
     from lvsfab.report import Reporter
 
     return context.obj if isinstance(context.obj, Reporter) else None
+
+
+def _or_plain(report: Reporter | None) -> Reporter:
+    from lvsfab.report import Reporter
+
+    return report or Reporter()

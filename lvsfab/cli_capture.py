@@ -66,8 +66,8 @@ def capture(
             if report.as_json:
                 report.document(CAPTURE, {**fields, "path": str(view.path)})
             else:
-                head = f"{report.host(host)} {view.name:<12} {view.packets:>6} packets"
-                report.say(f"{head}  {view.path}")
+                told = f"{view.name:<12} {view.packets:>6} packets  {view.path}"
+                report.say(report.host(host), told)
     done.results |= {result.host: result for result in meant.unasked}
     RunReport(report, ()).ended(done.results)
     if done.interrupted:

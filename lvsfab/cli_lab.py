@@ -155,15 +155,13 @@ def ssh(
 @common()
 def logs(report: Reporter, inventory: str, backend: str | None, host: str) -> None:
     """Print HOST's console."""
-    from lvsfab.report import clean
-
     app, found = _opened(report, inventory, backend)
     path = found.log(_host(app, host))
     try:
         text = path.read_text(errors="backslashreplace")
     except OSError as error:
         raise InputError(f"no console of {host}: {error.strerror}", tip="lvsfab lab up") from None
-    report.result(clean(text.replace("\r\n", "\n")).rstrip("\n"))
+    report.result(text.replace("\r\n", "\n").rstrip("\n"))
 
 
 @lab.command()

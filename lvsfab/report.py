@@ -1,7 +1,9 @@
 """What people and programs see: progress on standard error, results on standard output.
 
-Text that came from hosts is cleaned of control characters before it is shown. `--json` gives one
-document, or one event a line where it streams; each carries a versioned `schema`.
+Whatever is said, by hosts, files or ourselves, is cleaned of control characters where it is written
+(`Reporter._print`): nobody who says something has to. Colours are no part of a text, but what it is
+wrapped in (`Painted`). `--json` gives one document, or one event a line where it streams; each
+carries a versioned `schema`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
@@ -45,6 +48,20 @@ def clean(text: str) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """A text in a colour, where it is written to a terminal; within another text it has none."""
+
+    text: str
+    colour: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Part = str | Painted
+
+
 class Reporter:
     """Prints events and results, as text or as JSON, from any thread."""
 
@@ -64,22 +81,26 @@ class Reporter:
 
     # the two streams ---------------------------------------------------------------------------
 
-    def paint(self, text: str, colour: str, stream: TextIO | None = None) -> str:
-        """`text` in a colour, if `stream`, where it will be written (else standard error), is a
-        terminal. NO_COLOR: as no-color.org has it, what is empty says nothing.
+    def say(self, *parts: Part) -> None:
+        """A line of progress: its parts, a blank between them."""
+        self._print(parts, sys.stderr)
+
+    def result(self, *parts: Part) -> None:
+        self._print(parts, sys.stdout)
+
+    def _print(self, parts: Sequence[Part], stream: TextIO, *, anew: bool = False) -> None:
+        """`anew`: on a terminal that is empty. NO_COLOR: as no-color.org has it, what is empty
+        says nothing.
         """
-        stream = stream if stream is not None else sys.stderr
-        plain = bool(os.environ.get("NO_COLOR")) or not stream.isatty() or self.as_json
-        return text if plain else f"\x1b[{colour}m{text}\x1b[0m"
-
-    def say(self, text: str) -> None:
-        """A line of progress."""
-        self._print(clean_keep_colour(text), sys.stderr)
-
-    def result(self, text: str) -> None:
-        self._print(text, sys.stdout)
-
-    def _print(self, text: str, stream: TextIO) -> None:
+        terminal = stream.isatty() and not self.as_json
+        colours = terminal and not os.environ.get("NO_COLOR")
+        text = " ".join(
+            f"\x1b[{part.colour}m{clean(part.text)}\x1b[0m"
+            if colours and isinstance(part, Painted)
+            else clean(str(part))
+            for part in parts
+        )
+        text = "\x1b[H\x1b[2J" + text if anew and terminal else text
         try:
             with self._lock:
                 print(text, file=stream, flush=True)
@@ -103,28 +124,27 @@ class Reporter:
             self.document(EVENT, event_data(event))
             return
         if event.what in ("step", "undone") and event.step is not None:
-            sign = self.paint("-", _YELLOW) if event.step.undo else self.paint("+", _GREEN)
-            self.say(f"{self.host(event.host)} {sign} {clean(step_line(event.step))}")
+            mark = Painted("-", _YELLOW) if event.step.undo else Painted("+", _GREEN)
+            self.say(self.host(event.host), mark, step_line(event.step))
             if self.verbose:
                 for command in event.step.commands:
-                    self.say(self.paint(f"{'':{self._width}}     {clean(str(command))}", _DIM))
+                    self.say(Painted(f"{'':{self._width}}     {command}", _DIM))
         elif event.what == "failed":
-            mark = self.paint("FAILED", _RED)
-            self.say(f"{self.host(event.host)} {mark} {clean(event.text)}")
+            self.say(self.host(event.host), Painted("FAILED", _RED), event.text)
         elif event.what == "phase":
-            self.say(self.paint(f"-- {event.text}", _DIM))
+            self.say(Painted(f"-- {event.text}", _DIM))
         elif event.what == "note":
-            self.say(f"{self.host(event.host)} {clean(event.text)}" if event.host else event.text)
+            self.say(*([self.host(event.host)] if event.host else []), event.text)
         elif self.verbose:
-            self.say(f"{self.host(event.host)} {event.what} in {event.seconds:.2f} s")
+            self.say(self.host(event.host), f"{event.what} in {event.seconds:.2f} s")
 
-    def host(self, name: str, stream: TextIO | None = None) -> str:
-        """A host's name as lines begin with it; `stream`: where they are written."""
+    def host(self, name: str) -> Painted:
+        """A host's name as lines begin with it."""
         self._width = max(self._width, len(name), 8)
         colour = self._colours.setdefault(
             name, _HOST_COLOURS[len(self._colours) % len(_HOST_COLOURS)]
         )
-        return self.paint(f"{name:{self._width}}", colour, stream)
+        return Painted(f"{name:{self._width}}", colour)
 
     # results -----------------------------------------------------------------------------------
 
@@ -138,15 +158,15 @@ class Reporter:
             return
         for host, plan in plans.items():
             if plan.steps or plan.conflicts:
-                self.result(self.paint(host, _BOLD, sys.stdout))
+                self.result(Painted(host, _BOLD))
             for conflict in plan.conflicts:
-                self.result(f"  {self.paint('!', _RED, sys.stdout)} in the way: {clean(conflict)}")
+                self.result(" ", Painted("!", _RED), f"in the way: {conflict}")
             for step in plan.steps:
                 sign = "-" if step.undo else "+"
-                self.result(f"  {sign} {clean(step_line(step))}")
+                self.result(f"  {sign} {step_line(step)}")
                 if self.verbose:
                     for command in step.commands:
-                        self.result(f"      {clean(str(command))}")
+                        self.result(f"      {command}")
         self.result(counted(plans))
 
     def outcome(self, word: str, outcome: Outcome, seconds: float, engine: Engine) -> None:
@@ -183,21 +203,16 @@ class Reporter:
             text += f"; done: {', '.join(outcome.done)}"
         if outcome.returned:
             text += f"; brought back to what they were: {', '.join(outcome.returned)}"
-        self.say(self.paint(text, _RED if outcome.errors else _GREEN))
+        self.say(Painted(text, _RED if outcome.errors else _GREEN))
 
     def screen(self, lines: Sequence[str], *, again: bool) -> None:
         """Lines that replace the last ones on a terminal, when they come `again` and again."""
-        start = "\x1b[H\x1b[2J" if again and sys.stdout.isatty() else ""
-        self.result(start + "\n".join(lines))
+        self._print(["\n".join(lines)], sys.stdout, anew=again)
 
     def output(self, host: str, line: str) -> None:
-        """A line that a command printed on a host; cleaned by the caller."""
+        """A line that a command printed on a host."""
         if not self.as_json:
-            self.result(f"{self.host(host, sys.stdout)} {line}")
-
-    def failure(self, host: str, text: str) -> None:
-        if not self.as_json:
-            self.say(f"{self.host(host)} {self.paint('FAILED', _RED)} {text}")
+            self.result(self.host(host), line)
 
     def hosts(self, hosts: Iterable[Host]) -> None:
         found = [host_data(host) for host in hosts]
@@ -230,14 +245,9 @@ class Reporter:
                 body |= {"path": path, "line": error.line, "key": error.key}
             self.document(ERROR, body)
             return
-        self.say(f"{self.paint('error:', _RED)} {clean(str(error))}")
+        self.say(Painted("error:", _RED), str(error))
         if error.tip:
-            self.say(f"{self.paint('tip:', _YELLOW)} {clean(error.tip)}")
-
-
-def clean_keep_colour(text: str) -> str:
-    """Our own lines: colours that `paint` put in may stay, all else was cleaned before."""
-    return text.replace("\r", "\\r")
+            self.say(Painted("tip:", _YELLOW), error.tip)
 
 
 def step_line(step: Step) -> str:
@@ -300,7 +310,7 @@ def host_data(host: Host) -> dict[str, Any]:
 def history_lines(runs: Sequence[Run], *, as_json: bool) -> list[str]:
     """Runs as lines: as recorded, or a table (when, who, what, changes, how it ended)."""
     if as_json:
-        return [msgspec.json.encode(run).decode() for run in runs]
+        return [json.dumps(msgspec.to_builtins(run)) for run in runs]  # ASCII, as `document` has it
     rows = []
     for run in runs:
         changes = sum(map(len, run.changed.values()))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lvsfab.execute.task import HostResult, State
-from lvsfab.report import Reporter, clean, table
+from lvsfab.report import Painted, Reporter, table
 
 if TYPE_CHECKING:
     from lvsfab.facts import Facts
@@ -36,14 +35,14 @@ class RunReport:
     def begin(self, what: str) -> None:
         """What will be run, for those who want to know more."""
         if self._report.verbose:
-            self._report.say(self._report.paint(f"-- {clean(what)}", _DIM))
+            self._report.say(Painted(f"-- {what}", _DIM))
 
     def timed(self, result: HostResult) -> None:
         """As each host ends, for those who want to know more."""
         if self._report.verbose:
             status = "" if result.status is None else f", exit status {result.status}"
             told = f"{result.state}{status}, {result.seconds:.2f} s"
-            self._report.say(f"{self._report.host(result.host)} {self._report.paint(told, _DIM)}")
+            self._report.say(self._report.host(result.host), Painted(told, _DIM))
 
     @property
     def wants_lines(self) -> bool:
@@ -51,7 +50,7 @@ class RunReport:
 
     def line(self, host: str, text: str) -> None:
         with self._lock:
-            self._report.output(host, clean(text))
+            self._report.output(host, text)
 
     def result(self, result: HostResult) -> None:
         """As each host ends."""
@@ -70,8 +69,8 @@ class RunReport:
         """As each host of a copy ends."""
         self.result(result)
         if not self._report.as_json and result.state is State.OK:
-            sign = self._report.paint("+", _GREEN) if result.changes else "="
-            self._report.say(f"{self._report.host(result.host)} {sign} {clean(result.output)}")
+            sign = Painted("+", _GREEN) if result.changes else "="
+            self._report.say(self._report.host(result.host), sign, result.output)
 
     def ended(
         self,
@@ -91,9 +90,9 @@ class RunReport:
                 head = f"{', '.join(hosts)} ({len(hosts)})"
                 if result.status:
                     head += f": exit status {result.status}"
-                self._report.result(self._report.paint(head, _BOLD, sys.stdout))
+                self._report.result(Painted(head, _BOLD))
                 for line in result.output.rstrip("\n").split("\n"):
-                    self._report.result(f"  {clean(line)}")
+                    self._report.result(f"  {line}")
         self._failures(results)
         if interrupted:
             stopped = [
@@ -121,17 +120,16 @@ class RunReport:
             parts += [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
             if waiting:
                 parts.append(f"{len(waiting)} not run")
-            report.say(report.paint(f"{len(results)} hosts: {', '.join(parts)}", _RED))
+            report.say(Painted(f"{len(results)} hosts: {', '.join(parts)}", _RED))
 
     def _failure(self, result: HostResult) -> None:
         report = self._report
-        word = report.paint(str(result.state).upper(), _RED)
-        report.say(f"{report.host(result.host)} {word} {clean(_why(result))}")
-        lines = [f"{report.host('')}   {clean(line)}" for line in _last(result)]
-        if lines:
-            report.say("\n".join(lines))
+        word = Painted(str(result.state).upper(), _RED)
+        report.say(report.host(result.host), word, _why(result))
+        for line in _last(result):
+            report.say(report.host(""), f"  {line}")
         if result.tip and not report.as_json:
-            report.say(f"{report.host('')} {report.paint('tip:', _YELLOW)} {clean(result.tip)}")
+            report.say(report.host(""), Painted("tip:", _YELLOW), result.tip)
 
 
 def grouped(results: Iterable[HostResult]) -> list[tuple[list[str], HostResult]]:
@@ -205,7 +203,7 @@ def facts_lines(host: str, facts: Facts) -> list[str]:
         if value.effective != value.value:
             rows.append((name, f"{value.value} (in effect {value.effective})"))
     rows += [("tool", f"{name} {t.version or t.path}") for name, t in facts.tools.items()]
-    return [clean(host), *(f"  {line}" for line in table(rows))]
+    return [host, *(f"  {line}" for line in table(rows))]
 
 
 def _why(result: HostResult) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from xml.etree import ElementTree as ET
 
+from lvsfab.report import clean
 from lvsfab.verify.verdict import Check, ServerRow, Status, Verdict
 
 SCHEMA = "lvsfab.verify/1"
@@ -58,7 +59,7 @@ def to_dict(verdict: Verdict) -> dict[str, Any]:
 
 def print_verdict(verdict: Verdict, stream: TextIO) -> None:
     """The table, the checks, the cause; in colour on a terminal, plain in a pipe or with NO_COLOR.
-    What hosts said was escaped when it was read; here it is never taken for markup.
+    What hosts said is cleaned here, and never taken for markup.
     """
     from rich.console import Console
     from rich.table import Table
@@ -68,12 +69,13 @@ def print_verdict(verdict: Verdict, stream: TextIO) -> None:
     console = Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
     if not console.is_terminal:
         console.width = 1000
+
+    def say(*parts: tuple[str, str]) -> None:
+        console.print(Text.assemble(*((clean(text), style) for text, style in parts)))
+
     how = ", held open at once" if verdict.held else ""
-    console.print(
-        f"{verdict.recipe}: {verdict.service} {verdict.scheduler}, {verdict.answered} of "
-        f"{verdict.requests} requests answered{how}",
-        markup=False,
-    )
+    answered = f"{verdict.answered} of {verdict.requests} requests answered{how}"
+    say((f"{verdict.recipe}: {verdict.service} {verdict.scheduler}, {answered}", ""))
     table = Table(box=None, pad_edge=False, show_edge=False)
     for head in ("SERVER", "WEIGHT", "EXPECTED", "ANSWERED", ""):
         table.add_column(head, justify="left" if head in ("SERVER", "") else "right")
@@ -82,7 +84,7 @@ def print_verdict(verdict: Verdict, stream: TextIO) -> None:
         expected = "any" if row.expected is None else str(row.expected)
         style = "red" if row.expected not in (None, row.answered) else "green"
         table.add_row(
-            Text(row.name),
+            Text(clean(row.name)),
             str(row.weight),
             expected,
             str(row.answered),
@@ -90,13 +92,11 @@ def print_verdict(verdict: Verdict, stream: TextIO) -> None:
         )
     console.print(table)
     for check in verdict.checks:
-        line = Text()
-        line.append(f"{check.status.upper():<9}", style=_STYLE[check.status])
-        line.append(f" {check.title}: {check.fact}")
-        console.print(line)
-    console.print(_end(verdict), style=_STYLE[verdict.status], markup=False)
+        word = f"{check.status.upper():<9}"
+        say((word, _STYLE[check.status]), (f" {check.title}: {check.fact}", ""))
+    say((_end(verdict), _STYLE[verdict.status]))
     for sentence in _cause(verdict):
-        console.print(sentence, markup=False)
+        say((sentence, ""))
 
 
 def bar(row: ServerRow, most: int, stream: TextIO) -> str:
