@@ -169,6 +169,8 @@ class _Reading:
 
     def _host(self, place: Place, name: str, raw: HostDoc, networks: Mapping[str, Network]) -> Host:
         self._name(place, name, _HOST)
+        for i, group in enumerate(raw.groups):
+            self._name((*place, "groups", i), group, _HOST)
         interfaces = tuple(
             self._interface((*place, "interfaces", dev), name, dev, face, networks)
             for dev, face in raw.interfaces.items()

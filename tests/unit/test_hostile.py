@@ -298,8 +298,8 @@ def test_hostile_inventories_are_refused_or_only_data(data: st.DataObject, tool:
     except LvsfabError as error:
         assert clean(str(error)).replace("\n", "").replace("\t", "").isprintable()
         return
-    for host in found.hosts.values():
-        assert host.name.isascii() and host.name.isprintable() and host.name[0] not in "-."
+    for name in (name for host in found.hosts.values() for name in (host.name, *host.groups)):
+        assert name.isascii() and name.isprintable() and name[0] not in "-."
     for mode in ("dr", "nat"):
         try:
             compiled = recipe.compile_recipe(recipe.load(recipe.find(mode)), found, {})

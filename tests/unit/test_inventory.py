@@ -59,6 +59,8 @@ def test_addresses_and_networks_become_values() -> None:
         ("100.64.9.0/24", "100.64.9.0/24, packages: [-y]", "lab.packages[0]", "Debian package"),
         ("100.64.9.0/24", "100.64.9.0/30", "lab.management", "too few addresses"),
         ("eth0:", "mgmt:", "hosts.a.interfaces.mgmt", "itself"),
+        ("roles: [director]", 'groups: [a, "\\e[2J"]', "hosts.a.groups[1]", "not a name"),
+        ("roles: [director]", "groups: [a b]", "hosts.a.groups[0]", "not a name"),
         ("roles: [director]", "weight: 70000", "hosts.a.weight", "<= 65535"),
         ("roles: [director]", "colour: red", "hosts.a.colour", "unknown key; known here"),
         ("roles: [director]", "ssh: {host: -oProxyCommand=x}", "hosts.a.ssh.host", "no host name"),
