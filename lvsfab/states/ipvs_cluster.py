@@ -21,6 +21,7 @@ from lvsfab.states.keepalived import (
     PROTOCOL_FILE,
     KeepalivedConfig,
     checks_of,
+    mode_of,
     render,
 )
 from lvsfab.states.let_in import LetIn
@@ -59,6 +60,7 @@ class IpvsTable(Composite):
         keepalived = cluster.keepalived
         if keepalived is None:
             return wanted(*modules, service, *servers, *marks)
+        content = render(cluster, keepalived, context, service, servers)
         # the package first: it brings the directory that the configuration stands in
         return wanted(
             *modules,
@@ -66,7 +68,7 @@ class IpvsTable(Composite):
             Package(name="keepalived"),
             *_let_in(cluster, keepalived),
             File(path=PROTOCOL_FILE, content=PROTOCOL, mode="0644"),
-            KeepalivedConfig(content=render(cluster, keepalived, context, service, servers)),
+            KeepalivedConfig(content=content, mode=mode_of(content)),
             *_pings(cluster),
             Sebool(name="keepalived_connect_any"),  # or its checks reach the ports of HTTP alone
             Service(name="keepalived", running=True, enabled=True),

@@ -136,7 +136,12 @@ class KeepalivedConfig(File, frozen=True, kw_only=True):
     def build(cls, args: Mapping[str, Any], context: Context) -> tuple[Resource, ...]:
         if "path" in args:
             raise InputError(f"keepalived's configuration is always {PATH}", key=cls.kind)
-        return super().build(args, context)
+        return super().build({"mode": mode_of(str(args.get("content"))), **args}, context)
+
+
+def mode_of(content: str) -> str | None:
+    """Whose a configuration is where nobody says: root's alone if it has a password, else any."""
+    return "0600" if "auth_pass" in content else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,16 @@ import pytest
 
 from lvsfab import recipe, sources
 from lvsfab.errors import InputError
+from lvsfab.model import Host, Inventory
 from lvsfab.plan import stray_addresses
 from lvsfab.recipe import Compiled
-from lvsfab.states.base import Others, Resource
+from lvsfab.states.base import Context, Others, Resource
 from lvsfab.states.keepalived import PATH, KeepalivedConfig
 from tests.unit.states.state_helpers import journalled, said
 
 OLD = KeepalivedConfig(content="old\n", mode="0644", owner="root", group="root")
 NEW = KeepalivedConfig(content="new\n")
+CONTEXT = Context(Inventory("unit", {}), Host("h"), {})
 ABSENT = KeepalivedConfig(present=False)
 
 
@@ -105,6 +107,19 @@ virtual_server 203.0.113.100 15000 {
 }
 """
     )
+
+
+def test_a_configuration_with_a_password_is_roots_alone() -> None:
+    def mode(found: Compiled, host: str) -> str | None:
+        (one,) = [r for r in found.resources(host) if r.type is KeepalivedConfig]
+        return getattr(one.state, "mode", None)
+
+    assert mode(nat(), "lb1") == mode(nat(), "lb2") == "0600"
+    assert mode(nat(vrrp_password=""), "lb1") is None  # as it is there, else 0644
+    own = KeepalivedConfig.build({"content": "auth_pass x\n"}, CONTEXT)
+    assert [getattr(r.state, "mode", "") for r in own] == ["0600"]
+    own = KeepalivedConfig.build({"content": "auth_pass x\n", "mode": "0640"}, CONTEXT)
+    assert [getattr(r.state, "mode", "") for r in own] == ["0640"]
 
 
 def test_the_fifth_tutorials_configuration() -> None:

@@ -23,6 +23,7 @@ from lvsfab.session import Command, Shell, by_id, command
 from lvsfab.states import BUILDERS, KINDS, readers_script
 from lvsfab.states.base import Context, Resource, UnsupportedError, changes
 from lvsfab.states.file import File
+from lvsfab.states.keepalived import KeepalivedConfig, mode_of
 from lvsfab.states.sysctl import Sysctl
 from tests.unit.local import SHELLS, LocalChannel, shell_argv
 from tests.unit.states.state_helpers import journalled
@@ -129,6 +130,30 @@ def test_apply_then_undo_leaves_what_was_there(host: Local, wanted: Resource) ->
     assert changes(wanted.state, now) == ()
     host.do(*wanted.type.commands(wanted.key, now, before))
     assert host.read(wanted)[wanted.id] == before
+
+
+@needs_namespaces
+@pytest.mark.parametrize("was", [None, "0644", "0640"])
+def test_a_password_of_vrrp_is_at_no_time_anybodys(host: Local, was: str | None) -> None:
+    """The modes looked at: of what keepalived tries, of files before they are given their own."""
+    told = """
+keepalived() { stat -c %a "$3" >>/mnt/modes; }
+chmod() { stat -c %a "$2" >>/mnt/modes; command chmod "$@"; }"""
+    host.shell.run(told, timeout=20)
+    path, text = "/mnt/keepalived.conf", "auth_pass x\n"
+    if was is not None:
+        host.do(*File.commands(path, None, File(path=path, content="old\n", mode=was)))
+    wanted = KeepalivedConfig(path=path, content=text, mode=mode_of(text))
+    resource = Resource(KeepalivedConfig, path, wanted)
+    before = host.read(resource)[resource.id]
+    assert isinstance(before, KeepalivedConfig)
+    host.do(*KeepalivedConfig.commands(path, before, wanted))
+    now = host.read(resource)[resource.id]
+    assert isinstance(now, KeepalivedConfig)
+    assert (now.mode, wanted.changes(now)) == ("0600", ())
+    assert set(host.do(command("cat", "/mnt/modes")).split()) == {"600"}
+    host.do(*KeepalivedConfig.commands(path, now, before))
+    assert host.read(resource)[resource.id] == before
 
 
 @needs_namespaces
