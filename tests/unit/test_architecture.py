@@ -45,7 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     "reading": PLANNING,
     "apply": PLANNING,
     "links": VALUES | {"session"},
-    "engine": PLANNING | {"reading", "apply", "links"},
+    "rollback": STATES | {"journal", "plan", "reading"},
+    "engine": PLANNING | {"reading", "apply", "links", "rollback"},
     "verify": VERIFY,
     "sources": VALUES | {"document", "inventory"},
     "facts": STATES,
@@ -121,7 +122,7 @@ def test_only_transports_know_ssh_libraries() -> None:
             assert "import fabric" not in text, path
 
 
-RUN = ("plan", "journal", "scripts", "deadman", "reading", "apply", "engine")
+RUN = ("plan", "journal", "scripts", "deadman", "reading", "apply", "rollback", "engine")
 
 
 @pytest.mark.parametrize("name", RUN)
