@@ -2,7 +2,7 @@
 
 The lock is a directory, made by the run's shell on the host and removed when that shell ends,
 however it ends; a shell that was killed leaves it, and the next run sees that its holder (process
-id and start time) is gone and takes it over. Nothing expires while its holder lives.
+id and start time) is gone and takes it over, in place. Nothing expires while its holder lives.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ proc_below() { # the processes that process $1 started, and those that they did
   done
   echo $proc_found
 }
-lock_read() {
-  lock_pid= lock_start= lock_since= lock_owner=
-  [ -r /run/lvsfab/lock/owner ] &&
-    read -r lock_pid lock_start lock_since lock_owner </run/lvsfab/lock/owner
+lock_read() { # who has it: its owner, or who came after that one's death, and so on
+  lock_pid= lock_start= lock_since= lock_owner= lock_next=owner
+  while [ -r "/run/lvsfab/lock/$lock_next" ]; do
+    read -r lock_pid lock_start lock_since lock_owner <"/run/lvsfab/lock/$lock_next"
+    lock_next=after.$lock_pid.$lock_start
+  done
 }
 lock_lives() {
   [ -n "$lock_start" ] && proc_seen "$lock_pid" && [ "$p_start" = "$lock_start" ]
@@ -48,20 +50,33 @@ lock_end() { # end the run that holds the lock: its shell first, so that it take
   kill -KILL $lock_below 2>/dev/null
   return 0
 }
+lock_drop() { # a name that became nobody's, and the place where nobody else has one
+  rm -f "$lock_new"
+  rmdir /run/lvsfab/lock /run/lvsfab 2>/dev/null
+}
+lock_leave() { # the owner's name last: after that the lock is anybody's
+  rm -rf /run/lvsfab/lock/owner.* /run/lvsfab/lock/after.* /run/lvsfab/lock/claim \
+    /run/lvsfab/lock/owner
+  rmdir /run/lvsfab/lock /run/lvsfab 2>/dev/null
+}
 lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's while it lives
+  # Whose it is says a name in it that comes whole, and for one alone (ln): `owner`, or after a
+  # dead one `after.` that one. Who was stalled anywhere in here is late, and takes nothing over.
   deadman_wait
-  lock_tries=0
-  until lock_place && mkdir /run/lvsfab/lock 2>/dev/null; do
-    lock_tries=$((lock_tries + 1))
+  proc_seen $$
+  lock_me="$$ $p_start" lock_new=/run/lvsfab/lock/owner.$$.$p_start lock_tries=0
+  while :; do
+    lock_tries=$((lock_tries + 1)) lock_made= lock_gone=
+    lock_place && mkdir /run/lvsfab/lock 2>/dev/null && lock_made=1
     if [ ! -d /run/lvsfab/lock ]; then
       [ "$lock_tries" -lt 5 ] && continue
-      mkdir /run/lvsfab/lock && continue
-      return 1
+      mkdir /run/lvsfab/lock || return 1
+      lock_made=1
     fi
     lock_read
     lock_now
     if lock_lives; then
-      [ "$lock_pid" = $$ ] && return 0
+      [ "$lock_pid $lock_start" = "$lock_me" ] && return 0
       if [ "$2" = break ] && [ "$lock_tries" -lt 5 ]; then
         printf 'broken %s %s\n' "$((l_now - lock_since))" "$lock_owner"
         lock_end
@@ -72,28 +87,29 @@ lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's 
       printf 'held %s %s\n' "$((l_now - lock_since))" "$lock_owner"
       return 3
     fi
-    # without an owner it was just made (give it a moment), or its maker died there
-    [ -n "$lock_start" ] || [ "$lock_tries" -gt 2 ] || { sleep 1; continue; }
-    lock_was="$lock_pid $lock_start"
-    if ! mkdir /run/lvsfab/lock/claim 2>/dev/null; then # another takes it over, or died doing so
-      [ "$lock_tries" -lt 8 ] || rmdir /run/lvsfab/lock/claim 2>/dev/null
-      [ "$lock_tries" -lt 12 ] || { printf 'held 0 unknown\n'; return 3; }
-      sleep 1
-      continue
+    if [ -z "$lock_made" ] || [ -n "$lock_start" ]; then
+      # without an owner it was just made (give it a moment), or its maker died there
+      [ -n "$lock_start" ] || [ "$lock_tries" -gt 2 ] || { sleep 1; continue; }
+      lock_gone="stale $((l_now - ${lock_since:-l_now})) ${lock_owner:-unknown}"
     fi
-    lock_read
-    if [ "$lock_pid $lock_start" != "$lock_was" ]; then
-      rmdir /run/lvsfab/lock/claim
-      continue
+    printf '%s %s %s\n' "$lock_me" "$l_now" "$1" >"$lock_new"
+    if ! read -r lock_pid <"$lock_new"; then # half a line, or none
+      lock_drop
+      [ "$lock_tries" -lt 5 ] && continue
+      return 1
     fi
-    printf 'stale %s %s\n' "$((l_now - ${lock_since:-l_now}))" "${lock_owner:-unknown}"
-    rm -rf /run/lvsfab/lock
+    if ln "$lock_new" "/run/lvsfab/lock/$lock_next" 2>/dev/null; then
+      lock_read # what was read before may have gone, and another lock been made in its place
+      [ "$lock_pid $lock_start" = "$lock_me" ] && break
+    fi
+    [ "$lock_tries" -lt 20 ] || { lock_drop; echo "no name could be put into it"; return 1; }
   done
-  trap 'rm -rf /run/lvsfab/lock; rmdir /run/lvsfab 2>/dev/null' EXIT
+  trap lock_leave EXIT
   trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 141' PIPE; trap 'exit 143' TERM
-  lock_now
-  proc_seen $$
-  printf '%s %s %s %s\n' "$$" "$p_start" "$l_now" "$1" >/run/lvsfab/lock/owner
+  [ -z "$lock_gone" ] && return 0
+  printf '%s\n' "$lock_gone"
+  mv -f "$lock_new" /run/lvsfab/lock/owner 2>/dev/null # the first in it is one who lives
+  return 0
 }
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,8 +14,8 @@ from lvsfab.errors import LockedError, UnreachableError
 from lvsfab.lock import Said
 from lvsfab.scripts import prelude
 from lvsfab.session import Shell
-from tests.unit.local import LocalChannel
-from tests.unit.test_engine import NAME, Machine, Run, up
+from tests.unit.local import LocalChannel, shell_argv
+from tests.unit.test_engine import NAME, Machine, Run, down, up
 from tests.unit.test_engine import machines as machines  # noqa: PLC0414 - a fixture
 
 
@@ -47,9 +48,14 @@ def test_a_dead_run_is_taken_over_with_a_note(machines: dict[str, Machine]) -> N
     assert note.startswith("took over the lock of ghost, whose run is dead (for ")
 
 
-def test_a_maker_that_died_before_it_wrote_its_name(machines: dict[str, Machine]) -> None:
-    machines["d"].sh("mkdir -p /run/lvsfab/lock/claim")
+@pytest.mark.parametrize("left", ["mkdir claim", ": >owner", "printf 99 >owner"])
+def test_a_maker_that_died_before_it_wrote_its_name(
+    machines: dict[str, Machine], left: str
+) -> None:
+    machines["d"].sh(f"mkdir -p /run/lvsfab/lock; cd /run/lvsfab/lock; {left}")
     assert up(machines) == 7
+    assert down(machines) == 7
+    assert machines["d"].sh("ls -d /run/lvsfab") == ""
 
 
 def works(shell: Shell) -> None:
@@ -91,3 +97,58 @@ def test_of_many_that_find_a_dead_lock_one_gets_it(
     finally:
         for run in runs:
             run.engine.close()
+
+
+GHOST = "mkdir -p /run/lvsfab/lock; echo '999999 1 1 ghost' >/run/lvsfab/lock/owner"
+STALL = """
+stall() { # once, until the test says go on
+  [ -e /run/stalled ] && return
+  : >/run/stalled
+  until [ -e /run/go ]; do sleep 0.1; done
+}
+"""
+MAKING = "lock_now() { stall; read -r l_now _ </proc/uptime; l_now=${l_now%.*}; }"
+NAMING = 'ln() { stall; command ln "$@"; }'
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "at"),
+    [
+        ("dash", "", MAKING),
+        ("busybox", "", MAKING),
+        ("dash", "", NAMING),
+        ("dash", "mkdir -p /run/lvsfab/lock", NAMING),
+        ("dash", GHOST, NAMING),
+        ("busybox", GHOST, NAMING),
+    ],
+    ids=["made", "made (busybox)", "named", "nobody's", "a dead one's", "a dead one's (busybox)"],
+)
+def test_a_run_that_stalls_while_it_takes_the_lock_is_late(
+    machines: dict[str, Machine], name: str, before: str, at: str
+) -> None:
+    """Another has it by then, and keeps it: the late one is refused, and removes nothing."""
+    host = machines["d"]
+
+    def shell(words: str = "") -> Shell:
+        return Shell("d", LocalChannel([*host.enter, *shell_argv(name)]), prelude() + words)
+
+    def take(which: Shell, who: str) -> tuple[int, str]:
+        (record,) = which.run(f"rec lock lock_take {who}", timeout=60)
+        return record.status, record.output
+
+    host.sh(before)
+    late, other = shell(f"{STALL}{at}\n"), shell()
+    with ThreadPoolExecutor() as pool:
+        taking = pool.submit(take, late, "late")
+        while not host.sh("ls /run/stalled"):
+            assert not taking.done()
+            time.sleep(0.1)
+        status, output = take(other, "other")
+        host.sh(": >/run/go")
+        assert status == 0, output
+        status, output = taking.result()
+    assert (status, [said.owner for said in lock.said(output)][-1:]) == (3, ["other"])
+    late.close()
+    assert host.sh("cat /run/lvsfab/lock/owner").endswith(" other\n")
+    other.close()
+    assert host.sh("ls -d /run/lvsfab") == ""  # neither leaves anything
