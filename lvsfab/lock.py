@@ -62,7 +62,6 @@ lock_leave() { # the owner's name last: after that the lock is anybody's
 lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's while it lives
   # Whose it is says a name in it that comes whole, and for one alone (ln): `owner`, or after a
   # dead one `after.` that one. Who was stalled anywhere in here is late, and takes nothing over.
-  deadman_wait
   proc_seen $$
   lock_me="$$ $p_start" lock_new=/run/lvsfab/lock/owner.$$.$p_start lock_tries=0
   while :; do
@@ -106,9 +105,11 @@ lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's 
   done
   trap lock_leave EXIT
   trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 141' PIPE; trap 'exit 143' TERM
-  [ -z "$lock_gone" ] && return 0
-  printf '%s\n' "$lock_gone"
-  mv -f "$lock_new" /run/lvsfab/lock/owner 2>/dev/null # the first in it is one who lives
+  if [ -n "$lock_gone" ]; then
+    printf '%s\n' "$lock_gone"
+    mv -f "$lock_new" /run/lvsfab/lock/owner 2>/dev/null # the first in it is one who lives
+  fi
+  deadman_wait # only now: the one before may have armed it until its end, and none is at work
   return 0
 }
 """

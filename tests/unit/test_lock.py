@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -152,3 +153,54 @@ def test_a_run_that_stalls_while_it_takes_the_lock_is_late(
     assert host.sh("cat /run/lvsfab/lock/owner").endswith(" other\n")
     other.close()
     assert host.sh("ls -d /run/lvsfab") == ""  # neither leaves anything
+
+
+ARMED = """
+deadman_undo_1() { echo undone >/run/state; }
+do_0() { echo 1 >/run/lvsfab/deadman-x/at && echo cut >/run/state; }
+rec arm deadman_arm x %s lo
+rec do do_0
+"""
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["--break-lock", "killed"])
+def test_what_the_run_before_left_armed_is_waited_for(
+    machines: dict[str, Machine], broken: bool
+) -> None:
+    """Nothing is read before the host has undone it, though it was armed while one waited."""
+    host = machines["d"]
+    first, second = (
+        Shell("d", LocalChannel([*host.enter, "sh", "-s"]), prelude()) for _ in range(2)
+    )
+    first.run("rec lock lock_take first", timeout=20)
+    with ThreadPoolExecutor() as pool:
+        if not broken:
+            read = pool.submit(
+                second.run, "rec lock lock_take second\nrec see cat /run/state", timeout=60
+            )
+            time.sleep(0.5)
+        first.run(ARMED % 4, timeout=20)
+        assert host.sh("cat /run/state") == "cut\n"
+        if broken:
+            read = pool.submit(
+                second.run, "rec lock lock_take second break\nrec see cat /run/state", timeout=60
+            )
+        else:
+            os.kill(int(host.sh("read -r pid rest </run/lvsfab/lock/owner; echo $pid")), 9)
+        lock_record, see = read.result()
+    assert lock_record.status == 0
+    assert see.output == "undone\n"
+    first.close()
+    second.close()
+
+
+def test_a_run_that_waits_leaves_the_other_ones_switch_alone(machines: dict[str, Machine]) -> None:
+    host, enter = machines["d"], [*machines["d"].enter, "sh", "-s"]
+    first = Shell("d", LocalChannel(enter), prelude())
+    second = Shell("d", LocalChannel(enter), prelude() + "sleep() { command sleep 0.1; }\n")
+    first.run("rec lock lock_take first" + ARMED % 30, timeout=20)
+    (record,) = second.run("rec lock lock_take second", timeout=60)
+    assert record.status == 3
+    assert host.sh("ls /run/lvsfab").split() == ["deadman-x", "lock"]
+    second.close()
+    first.close()
