@@ -38,16 +38,36 @@ ssh_way() { # how this shell's controller reaches the host: the addresses, and t
 }
 deadman_arm() { # TOKEN SECONDS DEVICE: from now on, undo steps unless somebody confirms in time
   d_dir=/run/lvsfab/deadman-$1
-  mkdir "$d_dir" && echo 0 >"$d_dir/at" || return 1
-  ip -o -4 route show 2>/dev/null | deadman_routes >"$d_dir/routes4"
-  ip -o -6 route show 2>/dev/null | deadman_routes >"$d_dir/routes6"
-  ip -o addr show dev "$3" 2>/dev/null |
-    sed 's/^[0-9]*: *[^ ]* *inet6* *\([^ ]*\) .*/\1/' >"$d_dir/addresses"
-  ( (trap - EXIT; trap '' HUP INT TERM PIPE; deadman_watch "$d_dir" "$2" "$3") \
+  mkdir "$d_dir" || return 1
+  if ! { echo 0 >"$d_dir/at" && deadman_routes -4 >"$d_dir/routes4" &&
+    deadman_routes -6 >"$d_dir/routes6" && deadman_addresses "$3" >"$d_dir/addresses"; }; then
+    rm -rf "$d_dir"
+    return 1
+  fi
+  ( (trap - EXIT; trap '' HUP INT TERM PIPE; deadman_watch "$d_dir" "$2") \
     </dev/null >/dev/null 2>&1 & )
 }
-deadman_routes() {
-  sed -e 's/\\//g' -e 's/ linkdown//g' -e 's/ dead//g' -e 's/ expires [^ ]*//'
+deadman_routes() { # -4 | -6: as `ip route add` takes them; the local table is the kernel's own
+  { ip -o "$1" route show table all || ip -o "$1" route show; } 2>/dev/null | # not every busybox
+    sed -e 's/\\//g' -e '/ table \(local\|255\|unspec\) /d' -e 's/ linkdown//g' -e 's/ dead//g' \
+      -e 's/ expires [^ ]*//' -e 's/ error [^ ]*//'
+}
+deadman_addresses() { # DEVICE: as `ip address add` takes them, lifetimes last
+  ip -o addr show dev "$1" 2>/dev/null | while read -r _ d_dev d_family d_first d_rest; do
+    case $d_family in inet | inet6) ;; *) continue ;; esac
+    d_words="$d_first dev $d_dev" d_value= d_label= d_times=
+    case $d_rest in *" valid_lft "*) d_times=" valid_lft ${d_rest##* valid_lft }" ;; esac
+    for d_word in ${d_rest%% valid_lft *}; do
+      case $d_value$d_family/${d_word%\\} in
+      =*) d_words="$d_words $d_word" d_value= ;;
+      */peer | */brd | */any | */metric | */scope | */proto)
+        d_words="$d_words $d_word" d_value== ;;
+      */nodad | */home | */noprefixroute | */autojoin) d_words="$d_words $d_word" ;;
+      inet/"$d_dev"*) d_label=" label $d_word" ;; # the last of them: flags come before it
+      esac
+    done
+    printf '%s\n' "$d_words$d_label$d_times"
+  done | sed -e 's/\\//g' -e 's/ proto kernel_[^ ]*//' -e 's/\(_lft [0-9]*\)sec/\1/g'
 }
 deadman_watch() {
   d_left=$2
@@ -62,10 +82,14 @@ deadman_watch() {
     "deadman_undo_$d_at"
     d_at=$((d_at - 1))
   done
-  # what the kernel took along (routes of an address, further addresses of its subnet)
-  while read -r d_line; do ip address add "$d_line" dev "$3"; done <"$1/addresses"
-  while read -r d_line; do ip -4 route add $d_line; done <"$1/routes4"
-  while read -r d_line; do ip -6 route add $d_line; done <"$1/routes6"
+  # what the kernel took along (routes of an address or a link, further addresses of a subnet)
+  while read -r d_line; do # an old ip knows no lifetimes
+    ip address add $d_line || ip address add ${d_line%% valid_lft *}
+  done <"$1/addresses"
+  for d_again in 1 2; do # a route stands before the one that its next hop needs
+    while read -r d_line; do ip -4 route add $d_line; done <"$1/routes4"
+    while read -r d_line; do ip -6 route add $d_line; done <"$1/routes6"
+  done
   rm -rf "$1"
   rmdir /run/lvsfab
 }

@@ -184,6 +184,37 @@ def test_a_host_whose_way_is_cut_takes_it_back(reached: Reached) -> None:
     assert sorted(reached.machine.picture().split("\n")) == sorted(before.split("\n"))
 
 
+BESIDE = """
+cd /proc/sys/net/ipv6/conf/m0; echo 0 >accept_dad; echo 0 >disable_ipv6
+ip addr add 10.9.0.4/24 brd + label m0:x dev m0
+ip addr add 10.8.0.1 peer 10.8.0.2/32 dev m0
+ip addr add fd00::5/64 dev m0
+ip addr add fd00::6/128 dev m0 nodad preferred_lft 0
+ip route add 10.7.0.1 dev m0
+ip route add 10.6.0.0/16 via 10.7.0.1 dev m0 src 10.9.0.4
+ip route add default via 10.9.0.1 table 100
+ip -6 route add fd07::/32 via fd00::1 table 100
+ip -6 route add unreachable fd08::/32
+"""
+SEEN = (
+    "ip -o addr show dev m0; ip -o -4 route show table all; ip -o -6 route show table all; "
+    "ip route get 10.6.0.1"
+)
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["address: {address: 10.9.0.2/24, dev: m0, absent: true}", "link: {name: m0, up: false}"],
+    ids=["address", "link"],
+)
+def test_what_the_kernel_took_along_comes_back_as_it_was(reached: Reached, what: str) -> None:
+    reached.machine.sh(BESIDE)
+    before = reached.machine.sh(SEEN)
+    text = f"name: mine\ntitle: t\nsteps:\n  - on: director\n    do:\n      - {what}\n"
+    assert isinstance(reached.up(text).failed["d"], CutOffError)
+    assert sorted(reached.machine.sh(SEEN).split("\n")) == sorted(before.split("\n"))
+
+
 def test_a_dangerous_step_that_cuts_nothing_stays(reached: Reached) -> None:
     text = CUTTING.replace("10.9.0.2/24", "10.9.0.3/24")
     assert not reached.up(text).failed
