@@ -32,19 +32,31 @@ ssh_way() { # how this shell's controller reaches the host: the addresses, and t
   set -- $w_ssh
   printf 'ssh %s %s\n' "$1" "$3"
   w_ip=-4; case $1 in *:*) w_ip=-6 ;; esac
-  { printf 'get '; ip -o $w_ip route get "$1"
-    printf '\nmatch\n'; ip -o $w_ip route show match "$1"; } 2>/dev/null
+  w_get=$(ip -o $w_ip route get "$1" 2>/dev/null)
+  printf 'get %s\nbelow' "$w_get"
+  w_dev=${w_get#* dev }
+  way_below "${w_dev%% *}"
+  printf '\nmatch\n'
+  ip -o $w_ip route show match "$1" 2>/dev/null
   return 0
 }
-deadman_arm() { # TOKEN SECONDS DEVICE: from now on, undo steps unless somebody confirms in time
-  d_dir=/run/lvsfab/deadman-$1
+way_below() { # DEVICE: those that it stands on, and what they stand on
+  for w_low in /sys/class/net/"$1"/lower_*; do
+    [ -e "$w_low" ] || continue
+    printf ' %s' "${w_low##*/lower_}"
+    way_below "${w_low##*/lower_}"
+  done
+}
+deadman_arm() { # TOKEN SECONDS DEVICE...: from now on, undo unless somebody confirms in time
+  d_dir=/run/lvsfab/deadman-$1 d_seconds=$2
+  shift 2
   mkdir "$d_dir" || return 1
   if ! { echo 0 >"$d_dir/at" && deadman_routes -4 >"$d_dir/routes4" &&
-    deadman_routes -6 >"$d_dir/routes6" && deadman_addresses "$3" >"$d_dir/addresses"; }; then
+    deadman_routes -6 >"$d_dir/routes6" && deadman_addresses " $* " >"$d_dir/addresses"; }; then
     rm -rf "$d_dir"
     return 1
   fi
-  ( (trap - EXIT; trap '' HUP INT TERM PIPE; deadman_watch "$d_dir" "$2") \
+  ( (trap - EXIT; trap '' HUP INT TERM PIPE; deadman_watch "$d_dir" "$d_seconds") \
     </dev/null >/dev/null 2>&1 & )
 }
 deadman_routes() { # -4 | -6: as `ip route add` takes them; the local table is the kernel's own
@@ -52,9 +64,10 @@ deadman_routes() { # -4 | -6: as `ip route add` takes them; the local table is t
     sed -e 's/\\//g' -e '/ table \(local\|255\|unspec\) /d' -e 's/ linkdown//g' -e 's/ dead//g' \
       -e 's/ expires [^ ]*//' -e 's/ error [^ ]*//'
 }
-deadman_addresses() { # DEVICE: as `ip address add` takes them, lifetimes last
-  ip -o addr show dev "$1" 2>/dev/null | while read -r _ d_dev d_family d_first d_rest; do
+deadman_addresses() { # DEVICES: as `ip address add` takes them, lifetimes last
+  ip -o addr show 2>/dev/null | while read -r _ d_dev d_family d_first d_rest; do
     case $d_family in inet | inet6) ;; *) continue ;; esac
+    case $1 in *" $d_dev "*) ;; *) continue ;; esac
     d_words="$d_first dev $d_dev" d_value= d_label= d_times=
     case $d_rest in *" valid_lft "*) d_times=" valid_lft ${d_rest##* valid_lft }" ;; esac
     for d_word in ${d_rest%% valid_lft *}; do
@@ -115,13 +128,13 @@ class Guard:
     """A switch around steps: `undo` has for each step the commands that take it back."""
 
     token: str
-    dev: str
+    devices: tuple[str, ...]
     undo: tuple[tuple[Command, ...], ...]
     seconds: int
 
     def arm(self) -> str:
         """The shell words that arm it."""
-        return f"deadman_arm {self.token} {self.seconds} {self.dev or 'lo'}"
+        return " ".join(("deadman_arm", self.token, str(self.seconds), *self.devices))
 
     def before(self, number: int) -> str:
         """What comes before the commands of step `number` (from 0)."""
@@ -149,9 +162,11 @@ def parse(output: str) -> Way | None:
         lengths = [0 if to == "default" else ip_network(to).prefixlen for to in match]
     except ValueError:
         via, lengths = None, []
-    dev = words.get("dev", "")
-    good = re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", dev)
-    return Way(peer, local, dev if good else "", via, max(lengths, default=0))
+    dev, *below = (
+        name if re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", name) else ""
+        for name in (words.get("dev", ""), *said.get("below", "").split())
+    )
+    return Way(peer, local, dev, via, max(lengths, default=0), tuple(filter(None, below)))
 
 
 def reverse(step: Step) -> tuple[Command, ...]:
@@ -161,7 +176,8 @@ def reverse(step: Step) -> tuple[Command, ...]:
 
 def guard(steps: Sequence[Step], way: Way | None) -> Guard:
     """A switch for these steps, with a name of its own."""
-    return Guard(secrets.token_hex(8), way.dev if way else "", tuple(map(reverse, steps)), LIMIT)
+    devices = way.devices if way else ()
+    return Guard(secrets.token_hex(8), devices, tuple(map(reverse, steps)), LIMIT)
 
 
 def differs(step: Step, have: Have) -> bool:

@@ -120,8 +120,8 @@ class Address(State, frozen=True, kw_only=True):
     @classmethod
     def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
         ip, _, dev = key.partition("@")
-        if have is not None and dev == way.dev:
-            return f"an address of {dev} goes, the device that leads to this controller"
+        if have is not None and dev in way.devices:  # below: what a tunnel is sent from
+            return f"an address of {dev} goes, a device that leads to this controller"
         if ip_address(ip) in (way.local, way.peer, way.via):
             return f"{ip} is on the way to this controller"
         if want is not None:

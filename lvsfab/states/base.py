@@ -55,7 +55,8 @@ class Others:
 @dataclass(frozen=True, slots=True)
 class Way:
     """How this controller reaches a host, as the host sees it: the controller's address and its
-    own, the device and next hop back to the controller, that route's prefix length.
+    own, the device and next hop back to the controller, that route's prefix length; the devices
+    `below` that one (a bridge's ports, a bond's members, what a VLAN is on).
     """
 
     peer: IPAddress
@@ -63,6 +64,12 @@ class Way:
     dev: str = ""
     via: IPAddress | None = None
     prefix: int = 0
+    below: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What must be there, and up."""
+        return (self.dev, *self.below) if self.dev else ()
 
     @property
     def ends(self) -> set[str]:

@@ -115,8 +115,10 @@ class Link(State, frozen=True, kw_only=True):
     @classmethod
     def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
         only_up = want is not None and want.up and {c.field for c in changes(want, have)} == {"up"}
-        if key != way.dev or only_up:
+        if key not in way.devices or only_up:
             return ""
+        if key != way.dev:
+            return f"{key} is below {way.dev}, the device that leads to this controller"
         return f"{key} is the device that leads to this controller"
 
     @classmethod

@@ -88,6 +88,25 @@ def test_what_could_cut_the_controller_off(what: Step, far: bool, near: bool) ->
     assert bool(danger(what, NEAR)) is near
 
 
+@pytest.mark.parametrize(
+    ("what", "cuts"),
+    [
+        (step(Link(name="eth0", up=False), Link(name="eth0", up=True)), True),
+        (step(Link(name="eth0", mtu=600), Link(name="eth0", mtu=1500)), True),
+        (step(None, Link(name="bond0", type="bond")), True),
+        (step(Link(name="eth0", up=True), Link(name="eth0", up=False)), False),
+        (step(None, address("192.0.2.9/24", "eth0")), True),  # a VXLAN would be sent from it
+        (step(address("192.0.2.9/24", "eth0")), False),
+        (step(Link(name="eth1", up=False), Link(name="eth1", up=True)), False),
+    ],
+    ids=lambda value: f"{value.id}" if isinstance(value, Step) else str(value),
+)
+def test_what_is_below_the_device_on_the_way_is_on_it_too(what: Step, cuts: bool) -> None:
+    way = Way(NEAR.peer, NEAR.local, "br0", None, 24, ("bond0", "eth0"))
+    assert bool(danger(what, way)) is cuts
+    assert not danger(what, NEAR)
+
+
 def test_a_host_that_does_not_know_how_it_is_reached_guards_nothing() -> None:
     assert deadman.parse("") is None
     assert deadman.parse("ssh nonsense\nget \n") is None
@@ -98,10 +117,10 @@ def test_the_way_is_read_from_what_ip_says() -> None:
     said = (
         "ssh 203.0.113.9 10.9.0.2\n"
         "get 203.0.113.9 via 10.9.0.1 dev m0 src 10.9.0.2 uid 0 \\    cache\n"
-        "\nmatch\ndefault via 10.9.0.1 dev m0 \n203.0.112.0/20 via 10.9.0.1 dev m0 \n"
+        "below m1 eth0\nmatch\ndefault via 10.9.0.1 dev m0 \n203.0.112.0/20 via 10.9.0.1 dev m0 \n"
     )
     found = deadman.parse(said)
-    assert found == Way(FAR.peer, FAR.local, "m0", FAR.via, 20)
+    assert found == Way(FAR.peer, FAR.local, "m0", FAR.via, 20, ("m1", "eth0"))
 
 
 ADDRESS = """\
@@ -120,15 +139,17 @@ CUTTING = ADDRESS % ("10.9.0.2/24", "true")
 
 @dataclass
 class Reached:
-    """A machine that is reached at 10.9.0.2 on m0, from 10.9.0.1, and by no other way."""
+    """A machine that is reached at 10.9.0.2 on m0 (`dev`), from 10.9.0.1, and by no other way."""
 
     machine: Machine
     events: list[Event] = field(default_factory=list)
     handshakes: int = 0
     words: str = ""
+    dev: str = "m0"
 
     def connect(self, host: str) -> Shell:
-        if "dev m0" not in self.machine.sh("ip route get 10.9.0.1 from 10.9.0.2"):
+        way = self.machine.sh("ip route get 10.9.0.1 from 10.9.0.2")
+        if f"dev {self.dev}" not in way or "NO-CARRIER" in self.machine.sh("ip link show dev br0"):
             raise UnreachableError(host, "no answer")
         self.handshakes += 1
         words = ["env", "SSH_CONNECTION=10.9.0.1 40000 10.9.0.2 22", "sh", "-s"]
@@ -213,6 +234,19 @@ def test_what_the_kernel_took_along_comes_back_as_it_was(reached: Reached, what:
     text = f"name: mine\ntitle: t\nsteps:\n  - on: director\n    do:\n      - {what}\n"
     assert isinstance(reached.up(text).failed["d"], CutOffError)
     assert sorted(reached.machine.sh(SEEN).split("\n")) == sorted(before.split("\n"))
+
+
+def test_a_port_of_the_bridge_on_the_way_is_taken_back_too(reached: Reached) -> None:
+    sh = reached.machine.sh
+    sh("mount -t sysfs s /sys; ip link add br0 type bridge; ip link set br0 up; ip addr flush m0")
+    sh("ip link set m0 master br0; ip addr add 10.9.0.2/24 dev br0")
+    if "lower_m0" not in sh("ls /sys/class/net/br0"):
+        pytest.skip("no bridge, or no /sys of its own, in a namespace of this machine")
+    reached.dev = "br0"
+    text = "name: mine\ntitle: t\nsteps:\n  - on: director\n    do: [link: {name: m0, up: false}]\n"
+    error = reached.up(text).failed["d"]
+    assert "m0 is below br0, the device that leads to this controller" in str(error)
+    assert "the host undid it by itself and is as it was" in str(error)
 
 
 def test_a_dangerous_step_that_cuts_nothing_stays(reached: Reached) -> None:

@@ -228,7 +228,7 @@ def test_nor_do_keys_and_journals_of_whole_scripts(
             *(f"ahead_{r.type.kind}() {{ :; }}" for r in resources),
             scripts.change_script("unit", steps, record=plan.record),
             scripts.forget_script("unit", plan.record),
-            *Guard("token", "", undo, 1).functions(),
+            *Guard("token", (), undo, 1).functions(),
             *(f"rec undo deadman_undo_{number + 1}" for number in range(len(undo))),
         ]
     )
@@ -535,9 +535,10 @@ def test_a_way_may_be_anything(text: str) -> None:
         f"ssh {text}\nget {text}\n\nmatch\n{text}\n",
         f"ssh 1.1.1.1 2.2.2.2\nget 1.1.1.1 via 2.2.2.2\nmatch\n{text}\n",
         f"ssh 1.1.1.1 2.2.2.2\nget {text}",
+        f"ssh 1.1.1.1 2.2.2.2\nget 1.1.1.1 dev br0\nbelow {text}\nmatch\n",
     ):
         found = parse_way(output)
-        assert found is None or shlex.quote(found.dev or "lo") == (found.dev or "lo")
+        assert found is None or shlex.join(found.devices) == " ".join(found.devices)
 
 
 TOKENS = st.sampled_from([
