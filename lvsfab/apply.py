@@ -125,6 +125,7 @@ def _guarded(
         lost = error
     if any(r.id in ("record", "arm") and r.status for r in records):
         return records  # nothing was changed
+    time.sleep(guard.shows_after)
     try:
         fresh = site.connect()
         if not _confirmed(fresh, guard):

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, takewhile
 
 from lvsfab.plan import Have, Step, Unsupported
 from lvsfab.session import Command
@@ -30,7 +30,7 @@ ssh_way() { # how this shell's controller reaches the host: the addresses, and t
   done 2>/dev/null
   [ -n "$w_ssh" ] && has ip || return 0
   set -- $w_ssh
-  printf 'ssh %s %s\n' "$1" "$3"
+  printf 'ssh %s %s %s\n' "$1" "$3" "$4"
   w_ip=-4; case $1 in *:*) w_ip=-6 ;; esac
   w_get=$(ip -o $w_ip route get "$1" 2>/dev/null)
   printf 'get %s\nbelow' "$w_get"
@@ -95,6 +95,7 @@ deadman_watch() {
     "deadman_undo_$d_at"
     d_at=$((d_at - 1))
   done
+  sleep 1 # daemons that were told so let go of their addresses
   # what the kernel took along (routes of an address or a link, further addresses of a subnet)
   while read -r d_line; do # an old ip knows no lifetimes
     ip address add $d_line || ip address add ${d_line%% valid_lft *}
@@ -125,12 +126,15 @@ deadman_wait() { # until no switch of an earlier run may undo anything any more,
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A switch around steps: `undo` has for each step the commands that take it back."""
+    """A switch around steps: `undo` has for each step the commands that take it back. A connection
+    can tell `shows_after` s after them whether it is cut off.
+    """
 
     token: str
     devices: tuple[str, ...]
     undo: tuple[tuple[Command, ...], ...]
     seconds: int
+    shows_after: int = 0
 
     def arm(self) -> str:
         """The shell words that arm it."""
@@ -152,7 +156,7 @@ def parse(output: str) -> Way | None:
     head, _, routes = output.partition("\nmatch\n")
     said = dict(line.partition(" ")[::2] for line in head.splitlines())
     try:
-        peer, local = map(ip_address, said["ssh"].split())
+        peer, local = map(ip_address, said["ssh"].split()[:2])
     except (KeyError, ValueError):
         return None
     words = dict(pairwise(said.get("get", "").split()))
@@ -166,18 +170,25 @@ def parse(output: str) -> Way | None:
         name if re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", name) else ""
         for name in (words.get("dev", ""), *said.get("below", "").split())
     )
-    return Way(peer, local, dev, via, max(lengths, default=0), tuple(filter(None, below)))
+    port = re.fullmatch(r"\S+ \S+ ([0-9]{1,5})", said["ssh"])
+    return Way(
+        peer, local, dev, via, max(lengths, default=0),
+        below=tuple(filter(None, below)), port=int(port[1]) if port else 0,
+    )  # fmt: skip
 
 
 def reverse(step: Step) -> tuple[Command, ...]:
     """The commands that take a step back."""
-    return step.resource.type.commands(step.resource.key, step.resource.state, step.have)
+    return step.resource.type.reverse(step.resource.key, step.resource.state, step.have)
 
 
 def guard(steps: Sequence[Step], way: Way | None) -> Guard:
     """A switch for these steps, with a name of its own."""
     devices = way.devices if way else ()
-    return Guard(secrets.token_hex(8), devices, tuple(map(reverse, steps)), LIMIT)
+    after = max((s.resource.type.shows_after for s in steps if way and danger(s, way)), default=0)
+    return Guard(
+        secrets.token_hex(8), devices, tuple(map(reverse, steps)), LIMIT + after, shows_after=after
+    )
 
 
 def differs(step: Step, have: Have) -> bool:
@@ -187,9 +198,19 @@ def differs(step: Step, have: Have) -> bool:
 
 def parts(steps: Sequence[Step], way: Way | None) -> Iterator[tuple[str, tuple[Step, ...]]]:
     """`steps` in their order, in parts: "" or how the part could cut the controller off."""
-    for risky, group in groupby(steps, key=lambda step: bool(way and danger(step, way))):
+    told = [danger(step, way) if way else "" for step in steps]
+    guarded = [bool(text) for text in told]
+    for i, step in enumerate(steps):
+        if told[i] and step.resource.type.shows_after:  # with those beside it, but what takes long
+            for beside in (range(i, len(steps)), range(i, -1, -1)):
+                for j in takewhile(lambda j: not steps[j].resource.type.foundation, beside):
+                    guarded[j] = True
+    for risky, group in groupby(range(len(steps)), key=guarded.__getitem__):
         part = tuple(group)
-        yield (danger(part[0], way) if risky and way else ""), part
+        yield (
+            next(told[i] for i in part if told[i]) if risky else "",
+            tuple(steps[i] for i in part),
+        )
 
 
 def danger(step: Step, way: Way) -> str:

@@ -56,7 +56,8 @@ class Others:
 class Way:
     """How this controller reaches a host, as the host sees it: the controller's address and its
     own, the device and next hop back to the controller, that route's prefix length; the devices
-    `below` that one (a bridge's ports, a bond's members, what a VLAN is on).
+    `below` that one (a bridge's ports, a bond's members, what a VLAN is on); its own port (0: not
+    said).
     """
 
     peer: IPAddress
@@ -65,6 +66,7 @@ class Way:
     via: IPAddress | None = None
     prefix: int = 0
     below: tuple[str, ...] = ()
+    port: int = 0
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -105,6 +107,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `at_boot`  True when it makes a boot of the host do again what is journalled: it is off while
                the journal changes, and the journal is kept where a boot leaves it.
     `moves_addresses` True when a daemon of its puts addresses on the host, and takes them away.
+    `shows_after` s after which what `danger` tells of is sure to show, at the latest once the steps
+               beside it are done (a daemon's configuration, and its start): they are guarded too.
     """
 
     kind: ClassVar[str]
@@ -116,6 +120,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fleeting: ClassVar[bool] = False
     at_boot: ClassVar[bool] = False
     moves_addresses: ClassVar[bool] = False
+    shows_after: ClassVar[int] = 0
 
     @property
     def key(self) -> str:
@@ -136,6 +141,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def is_there(self) -> bool:
         """False for the states of kinds that have one for what is not there."""
         return True
+
+    @classmethod
+    def reverse(cls, key: str, now: Self | None, before: Self | None) -> tuple[Command, ...]:
+        """The commands by which a host takes a step back right after it, alone: what the step stood
+        on (a package) stays.
+        """
+        return cls.commands(key, now, before)
 
     def inherits(self, before: State) -> Self:
         """Itself, as what was there before, where another of its kind goes once it is made.

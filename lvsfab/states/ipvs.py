@@ -13,6 +13,7 @@ from ipaddress import ip_address
 
 from lvsfab.errors import InputError
 from lvsfab.model import ForwardingMethod
+from lvsfab.states.base import Way
 
 METHODS = {"-m": ForwardingMethod.NAT, "-g": ForwardingMethod.DR, "-i": ForwardingMethod.TUN}
 OPTIONS = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service", "fwm": "-f", "fwm6": "-f"}
@@ -102,6 +103,27 @@ def check_service_key(key: str, kind: str) -> tuple[str, str, int]:
             key=kind,
         )
     return protocol, address, port
+
+
+def catches(protocol: str, address: str, port: int, way: Way) -> str:
+    """How a virtual service could cut off the controller that comes by `way`, in words; "": it
+    catches other connections than this host's own SSH. What a firewall mark catches it does not
+    say; the table that sets the mark is guarded by itself.
+    """
+    if protocol != "tcp" or ip_address(address) != way.local or port not in (0, way.port):
+        return ""
+    return f"{endpoint(address, port)} catches connections to this host's own SSH"
+
+
+def cuts(key: str, way: Way) -> str:
+    """The same of a service's key, for a change of the service or of one of its servers: as long as
+    it has none, the kernel refuses what it catches, so no step of several is harmless by itself.
+    They follow each other, and are guarded as one; a connection that is open goes on all the while,
+    and the new one that confirms is scheduled as any other. Where some servers are this host
+    itself and some are not, one connection proves no more than itself.
+    """
+    protocol, address, port = check_service_key(key, "virtual_service")
+    return catches(protocol, address, port, way) if address else ""
 
 
 def parse_rules(text: str) -> tuple[Rule, ...]:

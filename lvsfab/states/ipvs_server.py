@@ -13,10 +13,11 @@ from lvsfab.errors import InputError
 from lvsfab.model import ForwardingMethod
 from lvsfab.session import Command, command
 from lvsfab.states import words
-from lvsfab.states.base import Change, State, show
+from lvsfab.states.base import Change, State, Way, show
 from lvsfab.states.ipvs import (
     METHODS,
     check_service_key,
+    cuts,
     endpoint,
     parse_rules,
     service_words,
@@ -135,6 +136,11 @@ class RealServerState(State, frozen=True, kw_only=True):
 
     def drained(self, addresses: Collection[str]) -> Self | None:
         return replace(self, weight=0) if self.address in addresses and self.weight else None
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        del have, want
+        return cuts(key.partition("->")[0], way)
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

@@ -11,10 +11,11 @@ from typing import ClassVar, Literal, Self
 from lvsfab.errors import InputError
 from lvsfab.session import Command, command
 from lvsfab.states import words
-from lvsfab.states.base import Change, Others, Resource, State, show
+from lvsfab.states.base import Change, Others, Resource, State, Way, show
 from lvsfab.states.ipvs import (
     canonical_flags,
     check_service_key,
+    cuts,
     endpoint,
     parse_rules,
     service_words,
@@ -138,6 +139,11 @@ class VirtualServiceState(State, frozen=True, kw_only=True):
         if have is None or not (want.changes(have) or have.servers):
             return ""
         return f"there is such a service ({have.scheduler}, to {', '.join(have.servers) or 'none'})"
+
+    @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        del have, want
+        return cuts(key, way)
 
     @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:

@@ -8,9 +8,9 @@ service, and how its real servers are checked (keepalived.conf(5)).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any, ClassVar, Self
 
 from msgspec.structs import replace
@@ -18,8 +18,9 @@ from msgspec.structs import replace
 from lvsfab.errors import InputError
 from lvsfab.model import Cluster, ForwardingMethod, IPAddress, Keepalived, Protocol
 from lvsfab.session import Command, command
-from lvsfab.states.base import Change, Context, Resource
+from lvsfab.states.base import Change, Context, Resource, Way
 from lvsfab.states.file import File
+from lvsfab.states.ipvs import catches
 from lvsfab.states.ipvs_server import RealServerState
 from lvsfab.states.ipvs_service import VirtualServiceState
 
@@ -31,6 +32,9 @@ PRIORITY = 100  # of the first director; each further one has 10 less
 _CHECKSUM = {"no": "nocsum", "yes": "csum", "remote": "remcsum"}
 # a real server's weight, which `render` puts at the head of its block
 _WEIGHT = re.compile(r"^( *real_server (\S+) \d+ \{\n *weight )\d+", re.MULTILINE)
+_MOVED = re.compile(r"\bvirtual_ipaddress(?:_excluded)?\s*\{([^}]*)")
+_SERVICE = re.compile(r"^\s*virtual_server\s+(\S+)\s+(\d{1,5})\b(.*)", re.DOTALL)
+_OTHER = re.compile(r"^\s*protocol\s+(?!TCP\b)", re.MULTILINE)
 
 HELPERS = r"""
 keepalived_pid() { # of the parent process, if it runs
@@ -90,6 +94,8 @@ class KeepalivedConfig(File, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "keepalived"
     moves_addresses: ClassVar[bool] = True  # VRRP does
+    # its start comes later, its end before; a master is who heard none for 3.6 s (at 1 s each)
+    shows_after: ClassVar[int] = 5
     read_only: ClassVar[frozenset[str]] = File.read_only | {"taken_up"}
     reader: ClassVar[str] = "\n".join(
         (
@@ -125,6 +131,25 @@ class KeepalivedConfig(File, frozen=True, kw_only=True):
         return replace(self, content=content) if content != (self.content or "") else None
 
     @classmethod
+    def danger(cls, key: str, have: Self | None, want: Self | None, way: Way) -> str:
+        """Covered: the addresses that VRRP moves, on the director that is told of them, and virtual
+        services as of ipvsadm's. What it tracks, and its scripts, may do anything.
+        """
+        del key
+        for state in (have, want):
+            text = re.sub(r"[!#].*", "", (state.content or "") if state is not None else "")
+            for address in sorted(set(_moved(text)) & way.ends):
+                return f"keepalived moves {address}, which is on the way to this controller"
+            for each in re.split(r"^(?=\s*virtual_server\b)", text, flags=re.MULTILINE):
+                found = _SERVICE.match(each)
+                if found is None or not _addresses(found[1]) or _OTHER.search(found[3]):
+                    continue
+                told = catches("tcp", found[1], int(found[2]), way)
+                if told:
+                    return told
+        return ""
+
+    @classmethod
     def commands(cls, key: str, have: Self | None, want: Self | None) -> tuple[Command, ...]:
         (file,) = super().commands(key, have, want)
         if file.argv[0] == "drop_file":
@@ -142,6 +167,21 @@ class KeepalivedConfig(File, frozen=True, kw_only=True):
 def mode_of(content: str) -> str | None:
     """Whose a configuration is where nobody says: root's alone if it has a password, else any."""
     return "0600" if "auth_pass" in content else None
+
+
+def _moved(text: str) -> Iterator[str]:
+    """What VRRP moves: the first word of each line of its blocks."""
+    for block in _MOVED.findall(text):
+        for line in block.splitlines():
+            yield from _addresses(line.strip().partition(" ")[0].partition("/")[0])
+
+
+def _addresses(word: str) -> tuple[str, ...]:
+    """The address that a word is, as others write it; none: it is something else."""
+    try:
+        return (str(ip_address(word)),)
+    except ValueError:
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

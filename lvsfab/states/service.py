@@ -141,6 +141,12 @@ class Service(State, frozen=True, kw_only=True):
             steps.append(_do(key, "start" if want.running else "stop"))
         return tuple(steps)
 
+    @classmethod
+    def reverse(cls, key: str, now: Self | None, before: Self | None) -> tuple[Command, ...]:
+        if before is None and now is not None and now.running:  # its package is there by now
+            return (_do(key, "stop"),)
+        return cls.commands(key, now, before)
+
 
 def _do(name: str, verb: str) -> Command:
     return command("service_do", name, verb, shown=f"service {name} {verb}")

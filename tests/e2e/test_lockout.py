@@ -38,6 +38,11 @@ steps:
       - module: {name: nf_tables}
       - nft: {family: inet, name: closed, content: "chain in {
               type filter hook input priority 0; policy drop; }"}
+  - on: director
+    do:
+      - module: {name: ip_vs}
+      - module: {name: ip_vs_rr}
+      - virtual_service: {address: %s, port: %s, scheduler: rr}
 """
 
 
@@ -47,12 +52,13 @@ def recipe(folder: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("host", ["rs1", "rs2", "client"])
+@pytest.mark.parametrize("host", ["rs1", "rs2", "client", "director"])
 def test_a_recipe_that_cuts_the_way_is_undone_by_the_host(
     clean: LabUnderTest, tmp_path: Path, host: str
 ) -> None:
     address = clean.sh("rs1", "ip -o -4 addr show dev mgmt").split()[3]
-    steps = (CUTTING % address).split("  - on: ")
+    own = clean.sh("director", 'set -- $SSH_CONNECTION; echo "$3" "$4"').split()
+    steps = (CUTTING % (address, *own)).split("  - on: ")
     only = steps[0] + "".join(f"  - on: {s}" for s in steps[1:] if s.startswith(host))
     began = time.monotonic()
     done = clean.cli("up", recipe(tmp_path, only), code=5)

@@ -13,7 +13,7 @@ from lvsfab import apply, deadman, session
 from lvsfab.deadman import danger
 from lvsfab.engine import Engine, Event
 from lvsfab.errors import AnswerError, CutOffError, UnreachableError
-from lvsfab.model import Inventory
+from lvsfab.model import ForwardingMethod, Inventory
 from lvsfab.outcome import Outcome
 from lvsfab.plan import Step
 from lvsfab.scripts import prelude
@@ -21,6 +21,9 @@ from lvsfab.session import Shell
 from lvsfab.states.address import Address
 from lvsfab.states.arptables import ArptablesRule
 from lvsfab.states.base import Resource, State, Way, changes
+from lvsfab.states.ipvs_server import RealServerState
+from lvsfab.states.ipvs_service import VirtualServiceState
+from lvsfab.states.keepalived import KeepalivedConfig
 from lvsfab.states.link import Link
 from lvsfab.states.nft import NftTable
 from lvsfab.states.route import Route
@@ -29,8 +32,10 @@ from lvsfab.states.sysctl import Sysctl
 from tests.unit.local import LocalChannel
 from tests.unit.test_engine import HOSTS, NAME, Machine, compiled
 
-FAR = Way(ip_address("203.0.113.9"), ip_address("10.9.0.2"), "m0", ip_address("10.9.0.1"), 0)
-NEAR = Way(ip_address("10.9.0.1"), ip_address("10.9.0.2"), "m0", None, 24)
+FAR = Way(
+    ip_address("203.0.113.9"), ip_address("10.9.0.2"), "m0", ip_address("10.9.0.1"), 0, port=22
+)
+NEAR = Way(ip_address("10.9.0.1"), ip_address("10.9.0.2"), "m0", None, 24, port=22)
 
 
 def step(want: State | None, have: State | None = None) -> Step:
@@ -42,6 +47,40 @@ def step(want: State | None, have: State | None = None) -> Step:
 
 def address(text: str, dev: str = "m0") -> Address:
     return Address(address=text, dev=dev)
+
+
+def ipvs(address: str, port: int, protocol: str = "tcp") -> VirtualServiceState:
+    return VirtualServiceState(protocol=protocol, address=address, port=port, persistence=9)  # type: ignore[arg-type]
+
+
+def server(service: str) -> RealServerState:
+    return RealServerState(service=service, address="10.5.0.1", method=ForwardingMethod.NAT)
+
+
+def keepalived(vip: str, service: str = "192.0.2.1 80", words: str = "") -> KeepalivedConfig:
+    return KeepalivedConfig(
+        content=f"""\
+global_defs {{ router_id 10.9.0.2 }}
+vrrp_instance outside {{
+    unicast_src_ip 10.9.0.2
+    unicast_peer {{ 10.9.0.1 }}
+    virtual_ipaddress {{
+        # 10.9.0.2/32
+        {vip} dev m0
+    }}
+}}
+virtual_server {service} {{
+    delay_loop 6
+    {words}
+    real_server 10.5.0.1 22 {{
+        weight 1
+    }}
+}}
+virtual_server 192.0.2.1 53 {{
+    protocol UDP
+}}
+"""
+    )
 
 
 ARP = "chain c {{ type filter hook input priority 0; policy accept; arp daddr ip {} drop }}"
@@ -80,6 +119,27 @@ ARP = "chain c {{ type filter hook input priority 0; policy accept; arp daddr ip
         (step(Sysctl(name="net.ipv4.ip_forward", value="1")), False, False),
         (step(Service(name="ssh", running=False), Service(name="ssh", running=True)), True, True),
         (step(Service(name="keepalived", running=True)), False, False),
+        (step(ipvs("10.9.0.2", 22)), True, True),
+        (step(None, ipvs("10.9.0.2", 22)), True, True),
+        (step(ipvs("10.9.0.2", 0)), True, True),
+        (step(ipvs("10.9.0.2", 80)), False, False),
+        (step(ipvs("10.9.0.2", 0, "udp")), False, False),
+        (step(ipvs("192.0.2.1", 22)), False, False),
+        (step(VirtualServiceState(protocol="fwmark", mark=5)), False, False),
+        (step(server("tcp:10.9.0.2:22")), True, True),
+        (step(None, server("tcp:10.9.0.2:0")), True, True),
+        (step(server("tcp:10.9.0.2:80")), False, False),
+        (step(server("fwm:22")), False, False),
+        (step(keepalived("192.0.2.1/32")), False, False),
+        (step(keepalived("10.9.0.2/32")), True, True),
+        (step(None, keepalived("10.9.0.2")), True, True),
+        (step(keepalived("192.0.2.1/32"), keepalived("10.9.0.2/32")), True, True),
+        (step(keepalived("203.0.113.9/32")), True, False),
+        (step(keepalived("10.9.0.1/32")), True, True),
+        (step(keepalived("192.0.2.1/32", "10.9.0.2 22")), True, True),
+        (step(keepalived("192.0.2.1/32", "10.9.0.2 0", "protocol TCP")), True, True),
+        (step(keepalived("192.0.2.1/32", "10.9.0.2 0", "protocol UDP")), False, False),
+        (step(keepalived("192.0.2.1/32", "fwmark 22")), False, False),
     ],
     ids=lambda value: f"{value.id}" if isinstance(value, Step) else str(value),
 )
@@ -115,12 +175,12 @@ def test_a_host_that_does_not_know_how_it_is_reached_guards_nothing() -> None:
 
 def test_the_way_is_read_from_what_ip_says() -> None:
     said = (
-        "ssh 203.0.113.9 10.9.0.2\n"
+        "ssh 203.0.113.9 10.9.0.2 22\n"
         "get 203.0.113.9 via 10.9.0.1 dev m0 src 10.9.0.2 uid 0 \\    cache\n"
         "below m1 eth0\nmatch\ndefault via 10.9.0.1 dev m0 \n203.0.112.0/20 via 10.9.0.1 dev m0 \n"
     )
     found = deadman.parse(said)
-    assert found == Way(FAR.peer, FAR.local, "m0", FAR.via, 20, ("m1", "eth0"))
+    assert found == Way(FAR.peer, FAR.local, "m0", FAR.via, 20, ("m1", "eth0"), 22)
 
 
 ADDRESS = """\
@@ -234,6 +294,51 @@ def test_what_the_kernel_took_along_comes_back_as_it_was(reached: Reached, what:
     text = f"name: mine\ntitle: t\nsteps:\n  - on: director\n    do:\n      - {what}\n"
     assert isinstance(reached.up(text).failed["d"], CutOffError)
     assert sorted(reached.machine.sh(SEEN).split("\n")) == sorted(before.split("\n"))
+
+
+DAEMON = """
+mount -t tmpfs t /etc && mkdir -p /etc/init.d /etc/keepalived
+mount -t tmpfs t /usr/local/sbin && cp /bin/true /usr/local/sbin/keepalived
+cat >/etc/init.d/keepalived <<'E'
+#!/bin/sh
+case $1 in # (status)
+start) : >/run/on; { sleep 2; ip addr del 10.9.0.2/24 dev m0; } >/dev/null 2>&1 & ;;
+stop) rm -f /run/on ;;
+status) [ -e /run/on ] ;;
+esac
+E
+chmod +x /etc/init.d/keepalived
+"""
+VRRP = """\
+name: mine
+title: for these tests
+steps:
+  - on: director
+    do:
+      - keepalived: {content: "vrrp_instance a {\\n virtual_ipaddress {\\n 10.9.0.2/32\\n }\\n}\\n"}
+      - sysctl: {name: net.ipv4.conf.all.arp_ignore, value: 1}
+      - service: {name: keepalived, running: true}
+"""
+
+
+def test_a_daemon_whose_package_came_with_it_is_stopped() -> None:
+    """The switch takes steps back alone; `down` takes the package away, and the service with it."""
+    start = step(Service(name="keepalived", running=True, enabled=True))
+    assert [str(c) for c in deadman.reverse(start)] == ["service keepalived stop"]
+    assert Service.commands("keepalived", start.resource.state, None) == ()  # type: ignore[arg-type]
+
+
+def test_what_a_daemon_does_later_is_waited_for(reached: Reached) -> None:
+    """keepalived's configuration cuts nothing off by itself; its start does, after a while."""
+    reached.machine.sh(DAEMON)
+    before = reached.machine.picture()
+    error = reached.up(VRRP).failed["d"]
+    assert isinstance(error, CutOffError)
+    assert "keepalived moves 10.9.0.2, which is on the way to this controller" in str(error)
+    assert "the host undid it by itself and is as it was" in str(error)
+    assert reached.machine.sh("ls /run/on /etc/keepalived") == "/etc/keepalived:\n"
+    reached.down()
+    assert sorted(reached.machine.picture().split("\n")) == sorted(before.split("\n"))
 
 
 def test_a_port_of_the_bridge_on_the_way_is_taken_back_too(reached: Reached) -> None:

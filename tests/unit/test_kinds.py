@@ -74,6 +74,11 @@ class Cuts(Pool, frozen=True, kw_only=True):
         return f"{key} cuts {way.peer} off"
 
 
+class Later(Cuts, frozen=True, kw_only=True):
+    kind: ClassVar[str] = "later"
+    shows_after: ClassVar[int] = 7
+
+
 class Stands(Pool, frozen=True, kw_only=True):
     kind: ClassVar[str] = "stands"
     fleeting: ClassVar[bool] = True
@@ -144,6 +149,24 @@ def test_a_change_that_could_cut_off_is_guarded() -> None:
         ("c cuts 192.0.2.9 off", (risky,)),
     ]
     assert list(deadman.parts([plain, risky], None)) == [("", (plain, risky))]
+
+
+def test_what_could_cut_off_by_another_step_is_guarded_with_those_beside_it() -> None:
+    """But with none that others stand on: packages take longer than a switch waits."""
+    way = Way(ip_address("192.0.2.9"), ip_address("192.0.2.1"))
+    wanted = [Of(state).wanted for state in
+              (Pool(name="x"), Base(name="p"), Pool(name="a"), Later(name="l"), Pool(name="b"),
+               Stands(name="s"), Base(name="q"), Pool(name="y"), Cuts(name="c"))]  # fmt: skip
+    steps = plan_host("h", wanted, dict.fromkeys(r.id for r in wanted), []).apply
+    assert [(why, [s.resource.key for s in part]) for why, part in deadman.parts(steps, way)] == [
+        ("", ["x", "p"]),
+        ("l cuts 192.0.2.9 off", ["a", "l", "b", "s"]),
+        ("", ["q", "y"]),
+        ("c cuts 192.0.2.9 off", ["c"]),
+    ]
+    assert deadman.guard(steps, way).shows_after == 7
+    assert deadman.guard(steps, way).seconds == deadman.LIMIT + 7
+    assert deadman.guard(steps[:3], way).shows_after == 0
 
 
 def test_what_stood_on_what_was_undone_may_be_gone() -> None:
