@@ -7,6 +7,7 @@ id and start time) is gone and takes it over, in place. Nothing expires while it
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 HELPERS = r"""
@@ -115,6 +116,9 @@ lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's 
 """
 
 
+_SAID = re.compile(r"(held|stale|broken) (-?[0-9]{1,12}) ?(.*)")
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What taking a lock said: `word` is held, stale or broken; `age` in seconds; `owner`."""
@@ -128,8 +132,6 @@ def said(output: str) -> tuple[Said, ...]:
     """The lines of a lock's record, oldest first; others are passed over."""
     found = []
     for line in output.splitlines():
-        word, _, rest = line.partition(" ")
-        age, _, owner = rest.partition(" ")
-        if word in ("held", "stale", "broken") and age.lstrip("-").isdecimal():
-            found.append(Said(word, max(0, int(age[:12])), owner.strip() or "unknown"))
+        if told := _SAID.fullmatch(line):
+            found.append(Said(told[1], max(0, int(told[2])), told[3].strip() or "unknown"))
     return tuple(found)

@@ -22,7 +22,9 @@ from tests.unit.test_engine import machines as machines  # noqa: PLC0414 - a fix
 
 def test_what_a_lock_says() -> None:
     assert lock.said("held 12 anna@desk process 7\n") == (Said("held", 12, "anna@desk process 7"),)
-    assert lock.said("stale 3 \nbroken 4 bob\nnonsense\nheld x y\n") == (
+    assert lock.said(
+        "stale 3 \nbroken 4 bob\nstale --5 x\nstale 7777777777777 x\nnonsense\nheld x y\n"
+    ) == (
         Said("stale", 3, "unknown"),
         Said("broken", 4, "bob"),
     )

@@ -39,7 +39,7 @@ def test_what_a_run_makes_on_a_host_is_roots_alone(machine: Machine) -> None:
         Resource(Sysctl, value.key, Sysctl(name=value.name, value="1")),
     ]
     plan = plan_host("d", wanted, haves, [])
-    guard = Guard("token", "lo", tuple(() for _ in plan.apply), 30)
+    guard = Guard("token", ("lo",), tuple(() for _ in plan.apply), 30)
     channel = LocalChannel([*machine.enter, "sh", "-c", "umask 000; exec sh -s"])
     shell = Shell("d", channel, scripts.prelude())
     for script in (
