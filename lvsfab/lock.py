@@ -116,7 +116,7 @@ lock_take() { # $1: who; $2: break. The lock is a directory; it is this shell's 
 """
 
 
-_SAID = re.compile(r"(held|stale|broken) (-?[0-9]{1,12}) ?(.*)")
+_SAID = re.compile(r"(held|stale|broken) (-?[0-9]{1,12})( .*|)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,5 @@ class Said:
 
 def said(output: str) -> tuple[Said, ...]:
     """The lines of a lock's record, oldest first; others are passed over."""
-    found = []
-    for line in output.splitlines():
-        if told := _SAID.fullmatch(line):
-            found.append(Said(told[1], max(0, int(told[2])), told[3].strip() or "unknown"))
-    return tuple(found)
+    told = map(_SAID.fullmatch, output.splitlines())
+    return tuple(Said(t[1], max(0, int(t[2])), t[3].strip() or "unknown") for t in told if t)
