@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from lvsfab.errors import UnreachableError
+from lvsfab.errors import LvsfabError, UnreachableError
 from lvsfab.model import Secret
 from lvsfab.transports import trust
 from lvsfab.transports.endpoint import Endpoint
@@ -130,13 +130,16 @@ def connect(endpoint: Endpoint) -> SSHChannel:
     """Log in and start the one shell. UnreachableError says why not, and what to do."""
     try:
         return _patiently(endpoint, endpoint.connect_timeout or CONNECT_TIMEOUT)
-    except UnreachableError:
+    except LvsfabError:
         raise
     except Exception as error:
         raise _explained(endpoint, error) from None
 
 
-def _explained(endpoint: Endpoint, error: Exception) -> Exception:
+def _explained(endpoint: Endpoint, error: Exception) -> UnreachableError:
+    """Whatever came of it: paramiko meets a host that speaks no SSH with any exception (IndexError,
+    UnicodeDecodeError, struct.error), and one host's nonsense is no other host's end.
+    """
     import paramiko  # heavy: only when a host is reached
 
     if isinstance(error, paramiko.AuthenticationException):
@@ -145,11 +148,11 @@ def _explained(endpoint: Endpoint, error: Exception) -> Exception:
             f"login refused: {error}",
             tip="try `ssh` to it by hand; name a user and key in the inventory (ssh:)",
         )
-    if isinstance(error, paramiko.SSHException | OSError | EOFError):
-        text = str(error) or type(error).__name__
-        where = endpoint.address + (f" port {endpoint.port}" if endpoint.port else "")
-        return UnreachableError(endpoint.name, f"no SSH connection to {where}: {text}")
-    return error
+    text = str(error) or type(error).__name__
+    if not isinstance(error, paramiko.SSHException | OSError | EOFError):
+        text = f"{type(error).__name__}: {error}"
+    where = endpoint.address + (f" port {endpoint.port}" if endpoint.port else "")
+    return UnreachableError(endpoint.name, f"no SSH connection to {where}: {text}")
 
 
 def _changed(
@@ -196,9 +199,12 @@ def _open(endpoint: Endpoint, timeout: float) -> SSHChannel:
     else:
         client, close = _direct(endpoint, config, timeout)
     try:
+        from lvsfab.transports.bounded import bound  # paramiko is loaded by now
+
         transport: Any = client.get_transport()
         transport.set_keepalive(KEEPALIVE)
         channel = transport.open_session(timeout=timeout)
+        bound(channel)
         channel.settimeout(timeout)
         if endpoint.sudo and endpoint.sudo_password is not None:
             _by_sudo(endpoint.name, channel, endpoint.sudo_password, timeout)
@@ -230,7 +236,8 @@ def _by_sudo(host: str, channel: Any, password: Secret, timeout: float) -> None:
         elif channel.recv_ready():
             heard += channel.recv(CHUNK)
         elif channel.eof_received or channel.closed:
-            why = said.decode(errors="backslashreplace").strip()[-500:]
+            told = said.replace(password.reveal().encode(), b"***")  # a host may say it back
+            why = told.decode(errors="backslashreplace").strip()[-500:]
             raise UnreachableError(host, f"sudo gave no shell: {why or 'it said nothing'}")
         if asks in said:
             if given:

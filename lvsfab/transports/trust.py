@@ -205,6 +205,8 @@ def trust(
     """
     import paramiko
 
+    from lvsfab.transports.bounded import BoundedPackets
+
     by_hand = (
         f"ssh {endpoint.user}@{endpoint.address}" if endpoint.user else f"ssh {endpoint.address}"
     )
@@ -249,7 +251,7 @@ def trust(
 
     def transport(sock: Any, **options: Any) -> Any:
         """A host with keys of several types is asked for one that is known."""
-        made = paramiko.Transport(sock, **options)
+        made = paramiko.Transport(sock, packetizer_class=BoundedPackets, **options)
         offered = made.get_security_options()
         offered.key_types = tuple(
             sorted(offered.key_types, key=lambda kind: _key_type(kind) not in kinds)
