@@ -17,6 +17,7 @@ import msgspec
 
 from lvsfab import sources
 from lvsfab.errors import InputError, LabError, UnreachableError
+from lvsfab.inventory import NAME
 from lvsfab.model import Cluster, Inventory, IPNetwork, Secret
 from lvsfab.session import Shell
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:  # what runs alone need is loaded by them: `run` and `hosts` s
     from lvsfab.verify.watch import Watched
 
 
+MAX_MARK = 64 * 1024  # characters; what --set says is on a command line
+_ANEW = "lvsfab up MODE says it anew, lvsfab down takes it back"
+
+
 class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is up, as the director remembers it: a recipe, what was --set, and whether it survives
     a reboot.
@@ -39,6 +44,12 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: str
     sets: dict[str, str]
     persist: bool = False
+
+    @property
+    def told(self) -> str:
+        words = [f"{name}={value}" for name, value in self.sets.items()]
+        words += ["persist"] if self.persist else []
+        return self.recipe + (f" ({', '.join(words)})" if words else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,28 +182,40 @@ class App:
         return engine.down(tuple(self.inventory.hosts), owner(), directors)
 
     def what_is_up(self, engine: Engine, *, lock: bool = False) -> tuple[Compiled, Mark]:
-        """The recipe that is up, and the director's word on it, which stays true with `lock` while
-        the engine's shells live. InputError if none.
+        """The recipe that is up, and the directors' word on it. InputError if none is, or where
+        they differ: one of them decides nothing for another. `lock`: for a change, so that it stays
+        true while the engine's shells live, and none of them may say nothing.
         """
         hosts = dict.fromkeys(self.inventory.hosts, ())
         reads, errors = engine.read(hosts, owner=owner() if lock else "")
-        for host in self.inventory.with_role("director"):
-            if host.name in reads and reads[host.name].mark:
-                try:
-                    mark = msgspec.json.decode(reads[host.name].mark, type=Mark)
-                except msgspec.MsgspecError as unread:
-                    raise InputError(
-                        f"{host.name}: its word on what is up cannot be read: {unread}",
-                        tip="lvsfab up MODE says it anew",
-                    ) from None
-                for other, trouble in errors.items():
-                    self._note(other, f"left out: {trouble.message}")
-                return self.compile(mark.recipe, mark.sets), mark
-        for error in errors.values():
-            raise error
-        from lvsfab import recipe as recipes
+        directors = [host.name for host in self.inventory.with_role("director")]
+        said = {n: _mark(n, reads[n].mark) for n in directors if n in reads and reads[n].mark}
+        if not said:
+            for error in errors.values():
+                raise error
+            from lvsfab import recipe as recipes
 
-        raise InputError("nothing is up", tip=f"lvsfab up {'|'.join(recipes.known())}")
+            raise InputError("nothing is up", tip=f"lvsfab up {'|'.join(recipes.known())}")
+        (first, mark), *others = said.items()
+        for other, found in others:
+            if found != mark:
+                raise InputError(
+                    f"the directors differ: {first} says that {mark.told} is up, {other} that "
+                    f"{found.told} is",
+                    tip=_ANEW,
+                )
+        compiled = self.compile(mark.recipe, mark.sets)
+        taking_part = compiled.cluster.directors if compiled.cluster is not None else ()
+        silent = [name for name in taking_part if name in reads and name not in said]
+        if lock and silent:
+            raise InputError(
+                f"the directors differ: {first} says that {mark.told} is up, "
+                f"{', '.join(silent)} that nothing is",
+                tip=_ANEW,
+            )
+        for other, trouble in errors.items():
+            self._note(other, f"left out: {trouble.message}")
+        return compiled, mark
 
     def weighed(
         self, compiled: Compiled, sets: Mapping[str, str], server: str, weight: int | None
@@ -279,6 +302,20 @@ class App:
                 key="--from",
                 tip=f"hosts with role client: {', '.join(clients) or 'none'}",
             )
+
+
+def _mark(host: str, text: str) -> Mark:
+    """What a host says is up. It names a recipe, and never a file: that would be one of ours."""
+    try:
+        if len(text) > MAX_MARK:
+            raise InputError(f"{host}: its word on what is up is too long", tip=_ANEW)
+        mark = msgspec.json.decode(text, type=Mark)
+    except msgspec.MsgspecError as unread:
+        told = f"{host}: its word on what is up cannot be read: {unread}"
+        raise InputError(told, tip=_ANEW) from None
+    if not NAME.fullmatch(mark.recipe):
+        raise InputError(f"{host}: what it says is up is no recipe's name", tip=_ANEW)
+    return mark
 
 
 def _dial(lab: Lab, name: str, timeout: float) -> socket.socket:

@@ -268,7 +268,7 @@ def _weigh(report: Reporter, inventory: str, server: str, weight: int | None) ->
     with app.engine() as engine:
         compiled, mark = app.what_is_up(engine, lock=True)
         sets = app.weighed(compiled, mark.sets, server, weight)
-        again = app.compile(compiled.recipe.name, sets)
+        again = app.compile(mark.recipe, sets)
         outcome = app.up(
             again, sets, engine, only=("real_server", "keepalived"), persist=mark.persist
         )
