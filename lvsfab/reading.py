@@ -13,6 +13,7 @@ from lvsfab.session import Record, by_id
 from lvsfab.states.base import Others, Resource, Way
 from lvsfab.wire import Answer
 
+MAX_TOLD = 200  # characters of what cannot be read that are shown
 _LOCK = {
     "stale": "took over the lock of {0.owner}, whose run is dead (for {0.age} s)",
     "broken": "ended the run of {0.owner} (for {0.age} s) and took its lock",
@@ -40,6 +41,13 @@ class HostRead:
 
 def host_read(host: str, records: Sequence[Record], wanted: Sequence[Resource]) -> HostRead:
     """The records of `scripts.read_script`. LockedError, CommandError."""
+    try:
+        return _host_read(host, records, wanted)
+    except (ValueError, LookupError, RecursionError) as error:
+        raise CommandError(host, f"its answer makes no sense: {str(error)[:MAX_TOLD]}") from None
+
+
+def _host_read(host: str, records: Sequence[Record], wanted: Sequence[Resource]) -> HostRead:
     found = by_id(records)
     if not found:
         raise CommandError(host, "gave no answer that could be read")

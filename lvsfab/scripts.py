@@ -218,7 +218,7 @@ def haves(host: str, records: Iterable[Record]) -> dict[str, Have]:
             found[rest] = KINDS[kind].parse(key, record.output)
         except UnsupportedError as error:
             found[rest] = Unsupported(str(error))
-        except (ValueError, LookupError, TypeError, InputError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError, InputError) as error:
             raise CommandError(
                 host, f"its answer about {rest} makes no sense: {error}", output=record.output
             ) from None

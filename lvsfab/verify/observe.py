@@ -18,13 +18,20 @@ from lvsfab.verify.values import Link, RouteGet, Snapshot
 T = TypeVar("T")
 MAC = re.compile(r"\b[0-9a-f]{2}(?::[0-9a-f]{2}){5}\b")
 MAX_SHOWN = 120  # characters of what a host printed that a message quotes
+MAX_LINE = 4096  # characters of a line that are matched: a host's may have 32 million
 _TABLE_MISSING = {3, 4}  # statuses of lv_table: no ip_vs, no ipvsadm
 
 
 def printable(text: str, most: int = MAX_SHOWN) -> str:
     """What a host printed, fit for a terminal and a log: one line, escaped, bounded."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    kept = text[: most + 1]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in kept)
     return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def lines(text: str) -> list[str]:
+    """What is matched against patterns that try many ends at many starts."""
+    return [line[:MAX_LINE] for line in text.splitlines()]
 
 
 def address(text: str) -> IPAddress | None:
@@ -103,14 +110,14 @@ def snapshot(host: str, records: Mapping[str, Record], cluster: Cluster) -> Snap
 def parse_links(text: str) -> tuple[Link, ...]:
     """`ip -o -d link show`."""
     found = []
-    for line in text.splitlines():
+    for line in lines(text):
         match = re.match(r"\d+: ([^:@\s]+)(?:@\S+)?: <([^>]*)> mtu (\d+)", line)
         if match is None:
             if line.strip():
                 raise ValueError(f"no link: {line!r}")
             continue
         name, flags, mtu = match.groups()
-        mac = re.search(r"link/\S+ ([0-9a-f:]{17})\b", line)
+        mac = re.search(r" link/\S+ ([0-9a-f:]{17})\b", line)
         remote = re.search(r" remote (\S+)", line)
         found.append(
             Link(

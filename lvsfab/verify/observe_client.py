@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 from lvsfab.model import Cluster, IPAddress
 from lvsfab.session import Record
-from lvsfab.verify.observe import MAC, address, printable
+from lvsfab.verify.observe import MAC, address, lines, printable
 from lvsfab.verify.values import Answer, Batch, Capture, Probe, Transfer
 
 _PAGE = re.compile(
@@ -141,17 +141,17 @@ def parse_capture(
                 owners[match[2].lower()] = owners.get(match[2].lower(), 0) + 1
         if not owners and not re.search(r"^Sent \d+ probe", ask.output, re.MULTILINE):
             problems.append(f"{host} could not ask who has the VIP: {printable(ask.output)}")
-    for line in (arp.output.splitlines() if arp else ())[:1000]:
+    for line in (lines(arp.output) if arp else ())[:1000]:
         mac = MAC.search(line)
         if mac is None:
             continue
         if _answers_for(line, vip):
             owners[mac[0]] = owners.get(mac[0], 0) + 1
-        asked = re.search(r"Request who-has (\S+) .*?tell ([0-9a-f.:]+)", line)
+        asked = re.search(r"Request who-has (\S+) .{0,80}?tell ([0-9a-f.:]+)", line)
         if asked and address(asked[2].rstrip(",")) == vip and address(asked[1]) != vip:
             asks.append((mac[0], printable(asked[1], 45)))
     counts: dict[str, int] = {}
-    for line in (replies.output.splitlines() if replies else ())[:1000]:
+    for line in (lines(replies.output) if replies else ())[:1000]:
         mac = MAC.search(line)
         if mac is not None and _NOT_FOR_US.isdisjoint(line.split()[:3]):
             counts[mac[0]] = counts.get(mac[0], 0) + 1

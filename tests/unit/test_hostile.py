@@ -505,6 +505,29 @@ def test_what_a_host_says_of_itself_may_be_anything(said: dict[str, tuple[int, s
     assert found.way is None or found.way.peer == ip_address(str(found.way.peer))
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("head", ["", '[{"x":', '[{"ifname":"eth0","addr_info":[{"x":'])
+def test_answers_that_nest_without_an_end_name_their_host(kind: str, head: str) -> None:
+    for resource in BUILDERS[kind].build(LINES[kind], CONTEXT):
+        record = Record(f"have:{resource.id}", 0, head + "[" * 100_000)
+        try:
+            scripts.haves("h", [record])
+        except CommandError as error:
+            assert error.host == "h"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, RecursionError])
+def test_what_a_parser_does_not_foresee_is_its_hosts_error(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(_: str) -> None:
+        raise error("--5")
+
+    monkeypatch.setattr("lvsfab.lock.said", said)
+    with pytest.raises(CommandError, match=r"h: its answer makes no sense: .*--5"):
+        host_read("h", [Record("lock", 0, "held --5 x\n")], ())
+
+
 @QUICK
 @given(kind=st.sampled_from(sorted(KINDS)), data=st.data())
 def test_a_journal_may_say_anything(kind: str, data: st.DataObject) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from lvsfab.session import Record
 from lvsfab.verify.observe import parse_links, parse_listeners, parse_settings, printable
-from lvsfab.verify.observe_client import parse_answer, parse_batch
+from lvsfab.verify.observe_client import parse_answer, parse_batch, parse_capture
 from lvsfab.verify.verdict import Status
 from tests.unit.verify.recorded import check, cluster, load, verdict
 
@@ -92,6 +94,28 @@ def test_a_client_without_curl() -> None:
 def test_escapes_and_bounds() -> None:
     assert printable("\x1b[2Ja\nb") == "\\x1b[2Ja\\nb"
     assert len(printable("x" * 10_000)) == 120
+
+
+def in_no_time(read: Callable[[], object]) -> None:
+    began = time.process_time()
+    read()
+    assert time.process_time() - began < 1  # a square of its length: half a minute
+
+
+def test_a_line_without_an_end_takes_no_time_to_read() -> None:
+    device = "1: eth0: <UP> mtu 1500 " + "link/" * 50_000
+    in_no_time(lambda: parse_links(device))
+    asking = "02:00:00:00:00:01 " + "Request who-has x " * 20_000
+    said = {name: Record(name, 0, asking) for name in ("ask", "arp", "replies")}
+    in_no_time(lambda: parse_capture("h", {}, said, cluster("dr")))
+
+
+def test_who_asks_in_the_name_of_the_vip_is_seen() -> None:
+    vip, mac = cluster("dr").service.vip, "02:00:00:00:00:01"
+    for target in ("192.168.10.2 (ff:ff:ff:ff:ff:ff)", "192.168.10.2"):
+        line = f"{mac} ethertype ARP, length 48: Request who-has {target} tell {vip}, length 28"
+        found = parse_capture("h", {}, {"arp": Record("arp", 0, line)}, cluster("dr"))
+        assert found.asks == ((mac, "192.168.10.2"),)
 
 
 def test_parsers_of_the_kernels_tables() -> None:
