@@ -187,13 +187,16 @@ class Fleet:
         path: str,
         directory: str | Path,
         *,
+        most: int = 1024**3,
         dry_run: bool = False,
         sudo: bool = False,
         limits: Limits | None = None,
         on_hosts: Callable[[Sequence[str]], None] = _ignore,
         on_result: Told = _ignore,
     ) -> Done:
-        """Copy `path` of each host to `directory`/HOST/NAME here; skipped where it is equal."""
+        """Copy `path` of each host to `directory`/HOST/NAME here; skipped where it is equal. A file
+        of more than `most` bytes is refused.
+        """
         from lvsfab import copy
 
         name = Path(copy.absolute(path)).name
@@ -201,7 +204,7 @@ class Fleet:
             raise InputError(f"`{path}` names no file")
         return self._with_shells(
             target, sudo, limits, on_hosts, on_result,
-            lambda s: copy.get(s, path, Path(directory) / s.host / name, dry=dry_run),
+            lambda s: copy.get(s, path, Path(directory) / s.host / name, dry=dry_run, most=most),
         )  # fmt: skip
 
     def state(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from lvsfab import copy
@@ -29,6 +30,7 @@ from lvsfab.verify.scripts import TIMER
 
 SNAPLEN = 2000  # bytes of each packet; with MAX_COUNT it bounds what a host has to keep
 MAX_COUNT = 10_000  # packets of one view
+MAX_VIEWS = 100  # of one host: the wire, what is on its way, and each tunnel's device
 MAX_SECONDS = 3600
 MAX_FILTER = 2000  # characters
 FETCHING = 600  # s after the capture's time; then a host removes what nobody fetched
@@ -106,6 +108,13 @@ class Wanted:
         if len(self.filter) > MAX_FILTER or not (self.filter.isprintable() or not self.filter):
             raise InputError(f"one line of at most {MAX_FILTER} characters", key="--filter")
 
+    @property
+    def most(self) -> int:
+        """Bytes of a view's file: its header, and each packet with its own (pcap-savefile(5): 24
+        and 16; any device's packets have one more).
+        """
+        return 24 + self.count * (64 + SNAPLEN)
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -148,8 +157,11 @@ def capture(
     def fetch(host: str) -> None:
         began = time.monotonic()
         views = parse_views(_said(shells[host], "rec stop k_stop"), directory / host)
+        if len(views) > MAX_VIEWS:
+            raise CommandError(host, f"says that it has more than {MAX_VIEWS} captures")
         for view in views:
-            copy.get(shells[host], f"{places[host]}/{view.name}.pcap", view.path)
+            path = f"{places[host]}/{view.name}.pcap"
+            copy.get(shells[host], path, view.path, most=want.most)
         told = ", ".join(f"{view.name} {view.packets}" for view in views)
         seconds = time.monotonic() - began
         done.views[host] = views
@@ -200,9 +212,11 @@ def _wait(shells: Mapping[str, Shell], want: Wanted) -> None:
 
 
 def parse_views(text: str, folder: Path) -> tuple[View, ...]:
-    """Lines `VIEW PACKETS`; anything else is passed over."""
-    found = (_VIEW.fullmatch(line) for line in text.splitlines())
-    return tuple(View(m[1], int(m[2]), folder / f"{m[1]}.pcap") for m in found if m)
+    """Lines `VIEW PACKETS`; anything else is passed over. At most one more than MAX_VIEWS."""
+    found = filter(None, (_VIEW.fullmatch(line) for line in text.splitlines()))
+    return tuple(
+        View(m[1], int(m[2]), folder / f"{m[1]}.pcap") for m in islice(found, MAX_VIEWS + 1)
+    )
 
 
 def _said(shell: Shell, script: str) -> str:

@@ -270,6 +270,8 @@ def put(
 @click.argument("target")
 @click.argument("path")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--max", "most", metavar="SIZE", default="1G", show_default=True,
+              help="Take no larger file: bytes, or 500M, 2G.")  # fmt: skip
 @sudo_option
 @click.option("--dry-run", is_flag=True, help="Say what would be changed; exit status 2 if so.")
 @limited
@@ -280,15 +282,18 @@ def get(
     target: str,
     path: str,
     directory: Path,
+    most: str,
     sudo: bool,
     dry_run: bool,
     **limits: Any,
 ) -> None:
     """Copy the file PATH of many hosts to DIRECTORY/HOST/ here."""
-    bounds = _limits(**limits)
+    from lvsfab.execute.limits import size_of
+
+    bounds, size = _limits(**limits), size_of(most, "--max")
     fleet = _fleet(report, inventory)
     _copied(report, dry_run, lambda shown: fleet.get(
-        target, path, directory, dry_run=dry_run, sudo=sudo, limits=bounds,
+        target, path, directory, most=size, dry_run=dry_run, sudo=sudo, limits=bounds,
         on_hosts=shown.names, on_result=shown.moved,
     ))  # fmt: skip
 

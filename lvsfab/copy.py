@@ -26,6 +26,7 @@ from lvsfab.session import Record, Shell
 
 CHUNK = 3 * 1024 * 1024  # bytes of a file in one script; the host's shell holds it in memory
 TIMEOUT = 120.0  # s for one chunk
+MOST = 1024**3  # bytes of a file that is fetched, unless told otherwise
 SLOWEST = 64 * 1024  # bytes/s below which a host is taken for stuck
 _TIP = "tar czf FILE DIRECTORY; put FILE, and `lvsfab run ... -- tar xzf` it there"
 _COPY = "copy it first, and send the copy"
@@ -236,14 +237,17 @@ def _send(shell: Shell, local: Local) -> None:
         raise
 
 
-def get(shell: Shell, path: str, to: Path, *, dry: bool = False) -> HostResult:
-    """Fetch a file into `to`, with its mode. `changes` is 0 when it was here already."""
+def get(shell: Shell, path: str, to: Path, *, dry: bool = False, most: int = MOST) -> HostResult:
+    """Fetch a file into `to`, with its mode; nothing of one that has more than `most` bytes.
+    `changes` is 0 when it was here already.
+    """
     began = time.monotonic()
     host, quoted = shell.host, shlex.quote(absolute(path))
     tip = f"lvsfab run {host} -- tar czf /tmp/it.tgz {quoted}, and get that"
     have = parse_state(host, path, _one(shell, f"rec state c_stat {quoted}", path, tip=tip).output)
     if have is None:
         raise CommandError(host, f"{path}: no such file")
+    _fits(host, path, have.size, most)
     if have.size and not path.startswith(_MADE_UP):
         size, digest = have.size, _one(shell, f"rec sum c_sum {quoted}", path, have.size).output
         if not _SUM.fullmatch(digest):
@@ -251,6 +255,7 @@ def get(shell: Shell, path: str, to: Path, *, dry: bool = False) -> HostResult:
         digest, parts = digest.strip(), _parts(shell, path, size)
     else:
         data = _bytes(host, path, _one(shell, f"rec whole c_whole {quoted}", path).output)
+        _fits(host, path, len(data), most)
         size, digest, parts = len(data), hashlib.sha256(data).hexdigest(), iter([data])
     try:
         if to.is_file() and Local(to).sum == digest:
@@ -263,6 +268,12 @@ def get(shell: Shell, path: str, to: Path, *, dry: bool = False) -> HostResult:
         raise HostError(host, f"{to} cannot be written: {error.strerror}") from None
     seconds = time.monotonic() - began
     return HostResult(host, State.OK, 0, f"{size} bytes -> {to}", seconds=seconds, changes=1)
+
+
+def _fits(host: str, path: str, size: int, most: int) -> None:
+    if size > most:
+        told = f"{path}: {size} bytes, and at most {most} are taken"
+        raise CommandError(host, told, tip="lvsfab get --max SIZE")
 
 
 def _fetch(host: str, path: str, to: Path, parts: Iterator[bytes], digest: str, mode: int) -> None:

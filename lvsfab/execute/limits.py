@@ -1,4 +1,6 @@
-"""How many hosts at once, how many before a pause, how many failures before the end. Pure."""
+"""How many hosts at once, how many before a pause, how many failures before the end; how large
+a file. Pure.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +37,14 @@ def share(text: str, what: str = "") -> Share:
     if not 0 < number <= (100 if percent else 10_000_000):
         raise InputError(f"`{text}` is neither a number of hosts nor a percentage", key=what)
     return Share(number, percent)
+
+
+def size_of(text: str, what: str = "") -> int:
+    """`500M`, `2G` or a number of bytes. InputError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)", text.strip().upper())
+    if match is None:
+        raise InputError(f"`{text}` is no size: 500M, 2G, or bytes", key=what)
+    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
 
 
 @dataclass(frozen=True, slots=True)

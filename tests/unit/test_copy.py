@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import grp
 import os
 import pwd
@@ -16,6 +17,7 @@ import pytest
 from lvsfab import copy
 from lvsfab.copy import Local, Wanted
 from lvsfab.errors import CommandError, HostError, InputError
+from lvsfab.execute.limits import size_of
 from lvsfab.session import Record, Shell
 from tests.unit.local import SHELLS, LocalChannel, shell_argv
 
@@ -178,7 +180,7 @@ def test_the_time_for_a_file_is_by_its_size(monkeypatch: pytest.MonkeyPatch) -> 
         return [Record("x", 0, said)]
 
     shell = cast("Shell", SimpleNamespace(host="h", run=run))
-    copy.get(shell, "/x", Path("/nowhere"), dry=True)
+    copy.get(shell, "/x", Path("/nowhere"), dry=True, most=10**12)
     assert given["c_stat"] == copy.TIMEOUT
     assert given["c_sum"] > 1_000_000
     local = SimpleNamespace(size=10**11, sum=SUM, mode="644", path=Path("x"))
@@ -287,7 +289,8 @@ STAT = "644 root 0 root 0"
         (("644 root\n", "", "", ""), "what it is cannot be read"),
         (("999 root 0 root 0 1\n", SUM, "", ""), "what it is cannot be read"),
         ((f"{STAT} {'9' * 5000}\n", SUM, "", ""), "what it is cannot be read"),
-        ((f"{STAT} {'9' * 18}\n", f"{SUM}\n", "", ""), "changed while it was read"),
+        ((f"{STAT} {'9' * 18}\n", f"{SUM}\n", "", ""), "at most 1073741824 are taken"),
+        ((f"{STAT} {copy.MOST}\n", f"{SUM}\n", "", ""), "changed while it was read"),
         ((f"{STAT} 9\n", "x\n", "", ""), "its sum cannot be read"),
         ((f"{STAT} 9\n", f"{SUM}\n", "x", ""), "cannot be read"),
         ((f"{STAT} 1\n", f"{SUM}\n", "eHh4eHg=", ""), "changed while it was read"),
@@ -301,3 +304,35 @@ def test_what_a_host_says_of_a_file_may_be_anything(
     with pytest.raises(CommandError, match=told):
         copy.get(cast("Shell", Liar(*said)), "/x", tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+def endless(size: int) -> Liar:
+    """A host that says that a file has so many bytes, and never ends to give them."""
+    part = base64.b64encode(bytes(copy.CHUNK)).decode()
+    return Liar(f"{STAT} {size}\n", f"{SUM}\n", part, part)
+
+
+def test_a_host_fills_no_disk_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it announces is refused before, and more than that is not taken."""
+    monkeypatch.setattr("lvsfab.copy.CHUNK", 1000)
+    to, most = tmp_path / "to", 10_000
+    for size in (10**15, most + 1):
+        with pytest.raises(CommandError, match=f"{size} bytes, and at most 10000 are") as raised:
+            copy.get(cast("Shell", endless(size)), "/x", to, most=most)
+        assert raised.value.tip == "lvsfab get --max SIZE"
+    for size in (most, 1500):  # parts that are whole, and then one that is not; the sum is another
+        with pytest.raises(CommandError, match="changed while it was read"):
+            copy.get(cast("Shell", endless(size)), "/x", to, most=most)
+    whole = Liar(f"{STAT} 0\n", "", "", base64.b64encode(bytes(most + 1)).decode())
+    with pytest.raises(CommandError, match="10001 bytes, and at most"):
+        copy.get(cast("Shell", whole), "/proc/x", to, most=most)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_is_given_in_words() -> None:
+    sizes = {"0": 0, "1500": 1500, "2k": 2048, "500M": 500 << 20, "1G": copy.MOST, "3T": 3 << 40}
+    assert {text: size_of(text, "--max") for text in sizes} == sizes
+    for text in ("", "-1", "1.5G", "G", "1GB", "9" * 16, "nan"):
+        with pytest.raises(InputError, match="is no size") as raised:
+            size_of(text, "--max")
+        assert raised.value.key == "--max"
