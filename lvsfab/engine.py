@@ -122,8 +122,11 @@ class Engine(Links):
         before, marks = dict(self._reads), dict(self.marks)
         outcome = Outcome(plans, left_out=self._left_out)
         cluster = compiled.cluster
-        first = [host for host in plans if cluster is not None and host in cluster.directors]
-        self._mark(outcome, {h: mark for h in first if self.marks.get(h, "") != mark})
+        directors = [h for h in plans if cluster is not None and h in cluster.directors]
+        told = {h: "" for h in plans if self.undoing and not only and marks.get(h)}
+        told |= dict.fromkeys(directors, mark)
+        first = list(told)  # with those that were directors and are none now
+        self._mark(outcome, {h: word for h, word in told.items() if marks.get(h, "") != word})
         self._undo(outcome, [first, [h for h in plans if h not in first]])
         for phase in compiled.phases:
             ids = {h: {r.id for r in found} for h, found in phase.resources.items() if h in plans}

@@ -247,6 +247,22 @@ def test_a_rollback_leaves_the_servers_of_a_director_that_was_lost_in_the_run(
     assert machines["s1"].sh("ls /run/page") == ""
 
 
+def test_a_director_that_is_none_any_more_no_longer_says_what_is_up(
+    machines: dict[str, Machine],
+) -> None:
+    for cluster, word in (
+        (ONE, "one\n"),
+        (replace(ONE, director="s2"), ""),
+        (ONE, "one\n"),
+        (None, ""),
+    ):
+        with Run(machines) as engine:
+            made = replace(compiled(), cluster=cluster)
+            assert not engine.up(made, "me", mark="one" if cluster else "").failed
+        assert machines["d"].sh("cat /run/lvsfab/unit/up") == word
+    down(machines)
+
+
 # ---- a director sends nothing to a server that is not ready ------------------------------------
 
 # Two directors over one real server, by an ipvsadm that keeps its rules in a file.
