@@ -56,7 +56,7 @@ def parse(text: str) -> tuple[Entry, ...]:
 
 def durable(entries: Iterable[Entry]) -> bool:
     """Whether what is journalled comes back after a reboot: then its journal must, too."""
-    return any(entry.type.at_boot for entry in entries)
+    return any(entry.type.at_boot or entry.type.comes_back for entry in entries)
 
 
 def first(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -106,6 +106,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `fleeting` True when it may go along with a foundation: then absent is as good as put back.
     `at_boot`  True when it makes a boot of the host do again what is journalled: it is off while
                the journal changes, and the journal is kept where a boot leaves it.
+    `comes_back` True when a boot starts it, if the host has it so, and with it comes some of what a
+               reboot else undoes (keepalived loads ip_vs): the journal is kept there, too.
     `moves_addresses` True when a daemon of its puts addresses on the host, and takes them away.
     `shows_after` s after which what `danger` tells of is sure to show, at the latest once the steps
                beside it are done (a daemon's configuration, and its start): they are guarded too.
@@ -119,6 +121,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     foundation: ClassVar[bool] = False
     fleeting: ClassVar[bool] = False
     at_boot: ClassVar[bool] = False
+    comes_back: ClassVar[bool] = False
     moves_addresses: ClassVar[bool] = False
     shows_after: ClassVar[int] = 0
 

@@ -94,6 +94,7 @@ class KeepalivedConfig(File, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "keepalived"
     moves_addresses: ClassVar[bool] = True  # VRRP does
+    comes_back: ClassVar[bool] = True
     # its start comes later, its end before; a master is who heard none for 3.6 s (at 1 s each)
     shows_after: ClassVar[int] = 5
     read_only: ClassVar[frozenset[str]] = File.read_only | {"taken_up"}
