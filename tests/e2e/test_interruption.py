@@ -218,6 +218,7 @@ def lost(lab: LabUnderTest, loss: Loss) -> bool:
         Loss("tun", "down", 2, "rs2", "power-cycled"),
         Loss("dr", "up", 3, "director", "power-cycled", persist=True),
         Loss("dr", "down", 2, "director", "power-cycled", persist=True),
+        Loss("keepalived", "up", 9, "director", "power-cycled"),  # a boot starts it, with ip_vs
     ],
     ids=str,
 )

@@ -11,6 +11,7 @@ from lvsfab.plan import Have, HostPlan, plan_host
 from lvsfab.states.base import Resource, State
 from lvsfab.states.boot import Boot
 from lvsfab.states.file import File
+from lvsfab.states.keepalived import KeepalivedConfig
 from lvsfab.states.module import Module
 from lvsfab.states.route import Route
 from lvsfab.states.sysctl import Sysctl
@@ -106,6 +107,17 @@ def test_what_keeps_comes_last_and_the_journal_outlives_a_reboot() -> None:
     assert script.rindex(" || return 0") < script.index("sync -f")  # a power cut is a reboot too
     passing = scripts.change_script("lab", found.apply, record=found.record)
     assert "sync -f" not in passing
+
+
+def test_the_journal_outlives_a_boot_that_starts_keepalived() -> None:
+    """It loads ip_vs by itself, which `down` must not take for the host's own then."""
+    config = KeepalivedConfig(content="x")
+    wanted = [want(ON), Resource(KeepalivedConfig, config.key, config)]
+    found = plan_host("d", wanted, {wanted[0].id: OFF, wanted[1].id: None}, [])
+    assert found.durable
+    script = scripts.change_script("lab", found.apply, record=found.record, durable=found.durable)
+    assert "journal_add /var/lib/lvsfab/lab" in script
+    assert "journal_add /run" not in script
 
 
 def test_a_second_run_changes_nothing() -> None:
