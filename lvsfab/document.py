@@ -18,9 +18,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import msgspec
 import yaml
 
+from lvsfab import files
 from lvsfab.errors import InputError
+from lvsfab.files import MAX_BYTES
 
-MAX_BYTES = 4 * 1024 * 1024
 MAX_NODES = 200_000
 MAX_DEPTH = 40
 
@@ -83,13 +84,7 @@ def dotted(place: Place) -> str:
 
 def load(path: Path) -> Document:
     """Read a YAML file. InputError when it is missing, too large, or not YAML."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path=path) from None
-    if len(raw) > MAX_BYTES:
-        raise InputError(f"larger than {MAX_BYTES} bytes", path=path)
-    return parse(raw, path)
+    return parse(files.content(path, MAX_BYTES, given=True), path)
 
 
 def parse(raw: bytes, path: Path) -> Document:

@@ -22,6 +22,7 @@ from lvsfab.errors import CommandError, ConflictError, HostError, InputError
 from lvsfab.execute.fleet import Fleet, Round, Told, Watch, failure, rounds
 from lvsfab.execute.limits import Limits
 from lvsfab.execute.task import HostResult, State
+from lvsfab.files import content
 from lvsfab.model import Host, Inventory
 from lvsfab.plan import HostPlan, unopposed
 from lvsfab.recipe import Compiled, Phase, Recipe, RecipeDoc
@@ -130,13 +131,13 @@ def _value(kind: str, name: str, text: str) -> dict[str, Any]:
 def _of_file(kind: str, path: Path) -> str:
     """A file's text, its line ends as they are."""
     try:
-        return path.read_bytes().decode()
+        return content(path, given=True).decode()
     except UnicodeDecodeError:
         raise InputError(
             "is no text (UTF-8)", path=path, key=kind, tip="`lvsfab put` sends any file"
         ) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error}", path=path, key=kind) from None
+    except InputError as error:
+        raise InputError(error.message, path=path, key=kind) from None
 
 
 def _structured(kind: str, name: str, text: str) -> bool:

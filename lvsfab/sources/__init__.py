@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lvsfab import document, inventory
+from lvsfab.files import home
 from lvsfab.model import Inventory
 
 YAML = (".yml", ".yaml")
@@ -27,7 +28,7 @@ def load(what: str) -> Inventory:
     if kind == "ssh_config":
         from lvsfab.sources.ssh_config import from_ssh_config
 
-        return from_ssh_config(Path(rest).expanduser() if colon else None)
+        return from_ssh_config(home(rest) if colon else None)
     path = inventory.find(what) if not Path(what).is_file() else Path(what)
     if path.suffix in YAML:
         doc = document.load(path)

@@ -14,17 +14,30 @@ import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lvsfab.document import Document
 from lvsfab.errors import InputError
+from lvsfab.files import content, lines
 from lvsfab.model import Inventory, SSHLogin
-from lvsfab.sources.hosts import make
+from lvsfab.sources.hosts import PORT, key_file, make
 
 PROGRAM_TIMEOUT = 60.0  # s for an executable inventory
 MAX_HOSTS = 100_000
+MAX_MEMBERS = 500_000  # of all groups together, those of their children too
+MAX_NAME = 253  # a host's, as DNS has it
 _RANGE = re.compile(r"^(.*?)\[([0-9]+|[A-Za-z]):([0-9]+|[A-Za-z])(?::([0-9]+))?\](.*)$")
+_PORT = ("ansible_port", "ansible_ssh_port")
+_KEY = ("ansible_ssh_private_key_file", "ansible_private_key_file")
+_ADDRESS = ("ansible_host", "ansible_ssh_host")
+_USER = ("ansible_user", "ansible_ssh_user")
+_SUDO = ("ansible_become",)
+_READ = frozenset((*_PORT, *_KEY, *_ADDRESS, *_USER, *_SUDO))  # of variables without number
+_JSON: Mapping[type, str] = {dict: "object", list: "list"}
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -37,65 +50,83 @@ class Groups:
     members: dict[str, list[str]] = field(default_factory=dict)
     children: dict[str, list[str]] = field(default_factory=dict)
     variables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _count: int = 0
 
     def host(self, group: str, pattern: str, variables: Mapping[str, Any]) -> None:
         pattern, port = split_port(pattern)
         said = {"ansible_port": port} if port else {}
+        said |= {name: variables[name] for name in _READ & variables.keys()}
         for name in expand(pattern):
-            self.hosts.setdefault(name, {}).update({**said, **variables})
+            self.hosts.setdefault(name, {}).update(said)
             self.members.setdefault(group, []).append(name)
+            self._counted(1)
             if len(self.hosts) > MAX_HOSTS:
                 raise InputError(f"more than {MAX_HOSTS} hosts")
 
+    def _counted(self, members: int) -> None:
+        self._count += members
+        if self._count > MAX_MEMBERS:
+            raise InputError(f"the groups have more than {MAX_MEMBERS} members together")
+
     def inventory(self, name: str, path: Path) -> Inventory:
-        groups = {
-            group: dict.fromkeys(self._all(group, ()))
-            for group in {**self.members, **self.children, **self.variables}
-        }
+        try:
+            groups = self._groups()
+        except InputError as error:
+            raise InputError(error.message, path=path) from None
         groups["all"] = dict.fromkeys(self.hosts)
+        values: dict[str, dict[str, Any]] = {host: {} for host in self.hosts}
         # a child's variables win over its parents': parents hold more hosts
-        order = sorted(groups, key=lambda g: (g != "all", -len(groups[g])))
-        logins = {}
-        for host, own in self.hosts.items():
-            values: dict[str, Any] = {}
-            for group in order:
-                if host in groups[group]:
-                    values |= self.variables.get(group, {})
-            logins[host] = _login(host, values | own, path)
+        for group in sorted(groups, key=lambda g: (g != "all", -len(groups[g]))):
+            said = self.variables.get(group, {})
+            said = {word: said[word] for word in _READ & said.keys()}
+            for host in groups[group] if said else ():
+                values[host] |= said
+        logins = {host: _login(host, values[host] | own, path) for host, own in self.hosts.items()}
         kept = {g: hosts for g, hosts in groups.items() if g not in ("all", "ungrouped")}
         return make(name, logins, kept, path)
 
-    def _all(self, group: str, above: tuple[str, ...]) -> Iterator[str]:
-        if group in above:
-            raise InputError(f"group {group} is a child of itself")
-        yield from self.members.get(group, ())
-        for child in self.children.get(group, ()):
-            yield from self._all(child, (*above, group))
+    def _groups(self) -> dict[str, dict[str, None]]:
+        """The hosts of each group, with those of its children."""
+        names = {**self.members, **self.children, **self.variables}
+        children = {group: dict.fromkeys(self.children.get(group, ())) for group in names}
+        found: dict[str, dict[str, None]] = {}
+        try:
+            for group in TopologicalSorter(children).static_order():  # children first
+                found[group] = dict.fromkeys(self.members.get(group, ()))
+                for child in children.get(group, ()):
+                    found[group] |= found[child]
+                    self._counted(len(found[child]))
+        except CycleError as error:
+            raise InputError(f"group {error.args[1][0]} is a child of itself") from None
+        return {group: found[group] for group in names}
 
 
 def split_port(pattern: str) -> tuple[str, str]:
     """`web[01:03]:2222` -> pattern, port; none where the colon is a range's or an address's."""
     head, _, port = pattern.rpartition(":")
-    if port.isdecimal() and head and ":" not in re.sub(r"\[[^]]*\]", "", head):
+    if port.isdecimal() and head and ":" not in re.sub(r"\[[^][]*\]", "", head):
         return head, port
     return pattern, ""
 
 
 def expand(pattern: str) -> Iterator[str]:
     """`web[01:03].x` -> web01.x, web02.x, web03.x; ranges of letters and steps too."""
+    if len(pattern) > MAX_NAME:
+        raise InputError(f"`{pattern[:60]}...` is longer than a host's name ({MAX_NAME})")
     match = _RANGE.match(pattern)
     if match is None:
         yield pattern
         return
     head, first, last, step, tail = match.groups()
-    if first.isdigit() and last.isdigit():
-        numbers = range(int(first), int(last) + 1, int(step or 1) or 1)
-        if len(numbers) > MAX_HOSTS:
-            raise InputError(f"`{pattern}` is more than {MAX_HOSTS} hosts")
-        middle = [str(n).zfill(len(first)) for n in numbers]
-    else:
-        middle = [chr(n) for n in range(ord(first), ord(last) + 1, int(step or 1) or 1)]
-    for each in middle:
+    numeric = first.isdigit()
+    if numeric != last.isdigit():
+        raise InputError(f"`{pattern}`: a range is of numbers or of letters")
+    low, high = (int(first), int(last)) if numeric else (ord(first), ord(last))
+    by = int(step or 1) or 1
+    if (high - low) // by >= MAX_HOSTS:
+        raise InputError(f"`{pattern}` is more than {MAX_HOSTS} hosts")
+    for n in range(low, high + 1, by):
+        each = str(n).zfill(len(first)) if numeric else chr(n)
         yield from expand(f"{head}{each}{tail}")
 
 
@@ -106,19 +137,19 @@ def _login(host: str, values: Mapping[str, Any], path: Path) -> SSHLogin:
                 return str(values[name])
         return ""
 
-    port = text("ansible_port", "ansible_ssh_port")
-    if port and not port.isdigit():
-        raise InputError(f"{host}: ansible_port `{port}` is no number", path=path)
-    key = text("ansible_ssh_private_key_file", "ansible_private_key_file")
-    for found in (port, key, address := text("ansible_host", "ansible_ssh_host")):
+    port = text(*_PORT)
+    if port and not PORT.fullmatch(port):
+        raise InputError(f"{host}: ansible_port `{port}` is no port", path=path)
+    key = text(*_KEY)
+    for found in (port, key, address := text(*_ADDRESS)):
         if "{{" in found:
             raise InputError(f"{host}: `{found}` is a template; lvsfab reads values", path=path)
     return SSHLogin(
         host=address or host,
         port=int(port) if port else None,
-        user=text("ansible_user", "ansible_ssh_user"),
-        key=Path(key).expanduser() if key else None,
-        sudo=text("ansible_become").lower() in ("true", "yes", "1"),
+        user=text(*_USER),
+        key=key_file(key, host, path) if key else None,
+        sudo=text(*_SUDO).lower() in ("true", "yes", "1"),
     )
 
 
@@ -141,7 +172,10 @@ def from_yaml(doc: Document) -> Inventory:
         for host, variables in (body.get("hosts") or {}).items():
             if not isinstance(variables or {}, dict):
                 raise doc.error((*place, "hosts", host), "expected `name: value` pairs")
-            found.host(group, host, variables or {})
+            try:
+                found.host(group, host, variables or {})
+            except InputError as error:
+                raise doc.error((*place, "hosts", host), error.message) from None
         for child, inner in (body.get("children") or {}).items():
             found.children.setdefault(group, []).append(child)
             walk(child, inner, (*place, "children", child), depth + 1)
@@ -154,10 +188,10 @@ def from_yaml(doc: Document) -> Inventory:
 def from_ini(path: Path) -> Inventory:
     found, group, part = Groups(), "ungrouped", ""
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", path=path) from None
-    for number, raw in enumerate(lines, 1):
+        text = content(path, given=True).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text (byte {error.start})", path=path) from None
+    for number, raw in enumerate(lines(text, path), 1):
         line = raw.strip()
         if not line or line[0] in "#;":
             continue
@@ -190,7 +224,7 @@ def from_program(path: Path) -> Inventory:
     """Run an executable inventory (no shell, its own standard input closed)."""
     data = _asked(path, "--list")
     meta = data.pop("_meta", None)
-    known = meta.get("hostvars", {}) if isinstance(meta, dict) else None
+    known = _part(meta, "hostvars", dict, "_meta", path) if isinstance(meta, dict) else None
     found = Groups()
     for group, body in data.items():
         if isinstance(body, list):
@@ -198,17 +232,34 @@ def from_program(path: Path) -> Inventory:
         if not isinstance(body, dict):
             raise InputError(f"group {group}: expected an object or a list", path=path)
         found.members.setdefault(group, [])
-        found.children[group] = [str(child) for child in body.get("children", ())]
-        found.variables[group] = dict(body.get("vars", {}))
-        for host in body.get("hosts", ()):
-            found.host(group, str(host), {})
+        children = _part(body, "children", list, f"group {group}", path)
+        found.children[group] = [str(child) for child in children]
+        found.variables[group] = _part(body, "vars", dict, f"group {group}", path)
+        for host in _part(body, "hosts", list, f"group {group}", path):
+            _add(found, group, str(host), {}, path)
     for host in found.hosts:
         more = known.get(host, {}) if known is not None else _asked(path, "--host", host)
         found.hosts[host].update(more if isinstance(more, dict) else {})
     for host, variables in (known or {}).items():
         if host not in found.hosts:
-            found.host("ungrouped", str(host), variables)
+            _add(found, "ungrouped", host, variables if isinstance(variables, dict) else {}, path)
     return found.inventory(path.stem, path)
+
+
+def _add(found: Groups, group: str, host: str, said: Mapping[str, Any], path: Path) -> None:
+    try:
+        found.host(group, host, said)
+    except InputError as error:
+        raise InputError(error.message, path=path, key=f"group {group}") from None
+
+
+def _part(body: Mapping[str, Any], name: str, kind: type[T], where: str, path: Path) -> T:
+    found = body.get(name)
+    if found is None:
+        return kind()
+    if not isinstance(found, kind):
+        raise InputError(f"{where}: `{name}` is no {_JSON[kind]}", path=path)
+    return found
 
 
 def _asked(path: Path, *argv: str) -> dict[str, Any]:
@@ -229,7 +280,7 @@ def _asked(path: Path, *argv: str) -> dict[str, Any]:
         raise InputError(f"ended with status {done.returncode}: {told}", path=path)
     try:
         data = json.loads(done.stdout)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"printed no JSON: {error}", path=path) from None
     if not isinstance(data, dict):
         raise InputError("printed JSON that is no object", path=path)

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lvsfab.errors import InputError
+from lvsfab.files import home
 from lvsfab.inventory import LOGIN, ROLES
 from lvsfab.model import Host, Inventory, SSHLogin
 
-_HOST = re.compile(r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,251})$")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251})")
+PORT = re.compile(r"[0-9]{1,5}")
 _ONE = re.compile(
     r"^(?:(?P<user>[A-Za-z0-9_.-]+)@)?(?:\[(?P<six>[0-9A-Fa-f:.%a-z0-9]+)\]|(?P<host>[^:@\[\]]+))"
     r"(?::(?P<port>[0-9]{1,5}))?$"
@@ -54,7 +56,7 @@ def make(
             of.setdefault(member, set()).add(group)
     hosts = {}
     for host, login in logins.items():
-        if not _HOST.match(host):
+        if not _HOST.fullmatch(host):
             raise InputError(f"`{host}` is no host name", path=path, key=key)
         if login.port is not None and not 0 < login.port < 65536:
             raise InputError(f"{host}: port {login.port}", path=path, key=key)
@@ -66,6 +68,13 @@ def make(
     if not hosts:
         raise InputError("no hosts", path=path, key=key)
     return Inventory(_plain(name), hosts, path=path)
+
+
+def key_file(text: str, host: str, path: Path) -> Path:
+    try:
+        return home(text)
+    except InputError as error:
+        raise InputError(f"{host}: key {error.message}", path=path) from None
 
 
 def _plain(name: str) -> str:

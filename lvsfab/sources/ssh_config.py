@@ -13,37 +13,44 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lvsfab.errors import InputError
+from lvsfab.files import Reading, home
 from lvsfab.model import Inventory, SSHLogin
-from lvsfab.sources.hosts import make
+from lvsfab.sources.hosts import PORT, key_file, make
 
 DEPTH = 16  # of Include, as OpenSSH has it
+MAX_TRIED = 1_000_000  # hosts with patterns
+_WILD = re.compile(r"[*?!]")
 Block = tuple[tuple[str, ...], dict[str, str]]
 
 
 def from_ssh_config(path: Path | None) -> Inventory:
-    file = path if path is not None else Path("~/.ssh/config").expanduser()
-    try:
-        blocks = list(_blocks(file, 0))
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path=file) from None
-    names = [n for patterns, _ in blocks for n in patterns if not re.search(r"[*?!]", n)]
+    file = path if path is not None else home("~/.ssh/config")
+    reading = Reading()
+    blocks = list(_blocks(file, reading.lines(file, given=True), reading, 0))
+    of: dict[str, list[int]] = {}  # the blocks that speak of each host; and those with patterns
+    wild: list[int] = []
+    for number, (patterns, _) in enumerate(blocks):
+        for pattern in patterns:
+            (wild if _WILD.search(pattern) else of.setdefault(pattern, [])).append(number)
+    if len(of) * len(wild) > MAX_TRIED:
+        raise InputError("too many patterns for so many hosts", path=file)
     logins = {}
-    for name in dict.fromkeys(names):
+    for name, own in of.items():
         if path is None:
             logins[name] = SSHLogin(host=name)
             continue
         values: dict[str, str] = {}
-        for patterns, found in blocks:
+        for patterns, found in (blocks[number] for number in sorted({*own, *wild})):
             if _applies(name, patterns):
                 values = found | values  # the first value wins
         port, key = values.get("port"), values.get("identityfile")
-        if port is not None and not port.isdigit():
+        if port is not None and not PORT.fullmatch(port):
             raise InputError(f"Host {name}: Port `{port}`", path=file)
         logins[name] = SSHLogin(
             host=values.get("hostname", name).replace("%h", name),
             port=int(port) if port else None,
             user=values.get("user", ""),
-            key=Path(key).expanduser() if key else None,
+            key=key_file(key, name, file) if key else None,
         )
     return make(f"ssh_config-{file.stem}" if path else "ssh_config", logins, {}, file)
 
@@ -54,10 +61,10 @@ def _applies(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, p) for p in patterns if not p.startswith("!"))
 
 
-def _blocks(path: Path, depth: int) -> Iterator[Block]:
+def _blocks(path: Path, lines: list[str], reading: Reading, depth: int) -> Iterator[Block]:
     block: Block = (("*",), {})
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-        match = re.match(r"\s*([A-Za-z]+)(?:\s*=\s*|\s+)(.*?)\s*$", line)
+    for number, line in enumerate(lines, 1):
+        match = re.match(r"([A-Za-z]+)(?:\s*=\s*|\s+|$)(.*)", line.strip())
         if match is None:
             continue
         word, value = match[1].lower(), match[2]
@@ -75,10 +82,8 @@ def _blocks(path: Path, depth: int) -> Iterator[Block]:
             yield block
             block = (block[0], {})
             for pattern in words:
-                base = Path(pattern).expanduser()
-                base = base if base.is_absolute() else path.parent / base
-                for file in sorted(base.parent.glob(base.name)):
-                    yield from _blocks(file, depth + 1)
+                for file, text in reading.included(pattern, path, number):
+                    yield from _blocks(file, text, reading, depth + 1)
         elif words:
             block[1].setdefault(word, words[0])
     yield block

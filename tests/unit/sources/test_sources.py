@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from lvsfab.errors import InputError
 from lvsfab.model import Inventory, SSHLogin
 from lvsfab.sources.ansible import expand
 from lvsfab.sources.hosts import from_list
+from tests.unit.bounded import answer
 
 YAML = """\
 all:
@@ -260,3 +263,114 @@ def test_a_user_is_a_name_wherever_it_comes_from(tmp_path: Path) -> None:
     path.write_text("Host a\n  User -oProxyCommand=x\n")
     with pytest.raises(InputError, match="no user name"):
         sources.load(f"ssh_config:{path}")
+
+
+def refused(tmp_path: Path, text: str, by: str) -> str:
+    """What a file of this text is refused with, within its time and memory."""
+    path = tmp_path / "x.ini"
+    path.write_text(text)
+    module = {"from_ini": "ansible", "from_ssh_config": "ssh_config"}[by]
+    return answer(f"from lvsfab.sources.{module} import {by}; {by}(there)", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Include /dev/zero\n", "x.ini:1: /dev/zero: is no regular file"),
+        ("Host a\nInclude x.ini x.ini\n", "x.ini:2: .* by Include"),
+        ("Host a\nInclude * * *\n", "x.ini:2: .* by Include"),
+        ("Include none\n" * 2000, "x.ini:1025: more than 1024 times Include"),
+        ("Host a\nInclude ~nosuchuser/x\n", "x.ini:2: `~nosuchuser/x`"),
+        ("Include a\0b\n", "x.ini:1: .*NUL"),
+        ("Host a\nIdentityFile ~nosuchuser/x\n", "x.ini: a: key `~nosuchuser/x`"),
+        ("Host a\nPort \u00b2\n", "Host a: Port"),
+        (f"Host a\nPort {'9' * 5000}\n", "Host a: Port"),
+        (f"Host a{' ' * 16000}b\n" * 30, "taken"),
+        (f"Host {'a' * 1_000_000}\n", "x.ini:1: a line longer than"),
+        ("".join(f"Host h{i} *{i}\n" for i in range(20_000)), "too many patterns"),
+        ("".join(f"Host h{i}\n" for i in range(10_000)), "taken"),
+    ],
+    ids=itertools.count(),
+)
+def test_an_ssh_config_that_is_a_weapon(text: str, told: str, tmp_path: Path) -> None:
+    assert re.search(told, refused(tmp_path, text, "from_ssh_config"))
+
+
+def test_include_is_read_as_ssh_reads_it(tmp_path: Path) -> None:
+    """`**` is no more than `*`, and directories are passed over."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "more").write_text("Host extra\n")
+    path = tmp_path / "config"
+    path.write_text("Include /\nInclude fo*\nInclude **re\nHost\nHost a\n")
+    assert list(sources.load(f"ssh_config:{path}").hosts) == ["extra", "a"]
+
+
+CHAIN = "".join(f"[g{i}:children]\ng{i + 1}\n" for i in range(2000)) + "[g2000]\na\n"
+TWICE = "".join(f"[g{i}:children]\ng{i + 1}\ng{i + 1}\n" for i in range(30)) + "[g30]\na\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (CHAIN, "taken"),
+        (TWICE, "taken"),
+        ("".join(f"a[1:{99999 - i}]\n" for i in range(40)), "more than 500000 members"),
+        ("".join(f"[h{i}]\na[1:99999]\n" for i in range(40)), "more than 500000 members"),
+        ("[" * 16000 + ":22\n", "longer than a host's name"),
+        (("[" * 16000 + ":22\n") * 250, "longer than a host's name"),
+        ("x" * 16000 + "[1:99999]\n", "x.ini:1: .*longer than a host's name"),
+        ("x" * 1_000_000 + "[1:99999]\n", "x.ini:1: a line longer than"),
+        ("a[1:99999] " + " ".join(f"v{i}=1" for i in range(2000)) + "\n", "taken"),
+        ("a[10:z]\n", "x.ini:1: .*of numbers or of letters"),
+        ("a[0:99999999999999999999]\n", "x.ini:1: .*more than 100000 hosts"),
+        ("a ansible_ssh_private_key_file=~nosuchuser/x\n", "a: key `~nosuchuser/x`"),
+        ("a ansible_port=\u00b2\n", "a: ansible_port"),
+        (f"a ansible_port={'9' * 5000}\n", "a: ansible_port"),
+        ("a:\u0662\u0662\n", "a: ansible_port"),
+    ],
+    ids=itertools.count(),
+)
+def test_an_ansible_file_that_is_a_weapon(text: str, told: str, tmp_path: Path) -> None:
+    assert re.search(told, refused(tmp_path, text, "from_ini"))
+
+
+@pytest.mark.parametrize("host", ["a[10:z]", "a[0:99999999999999999999]", "x" * 300 + "[1:3]"])
+def test_a_bad_range_in_yaml_is_named(host: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yml"
+    path.write_text(f'all:\n  hosts:\n    "{host}": {{}}\n')
+    with pytest.raises(InputError, match=r"hosts\.a|hosts\.x") as caught:
+        sources.load(str(path))
+    assert caught.value.line == 3
+
+
+def test_a_name_ends_where_its_line_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.yml"
+    path.write_text('all: {hosts: {"a\\n": {}}}\n')
+    with pytest.raises(InputError, match="no host name"):
+        sources.load(str(path))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"g": {"hosts": 5}},
+        {"g": {"children": 5}},
+        {"g": {"vars": [1]}},
+        {"_meta": {"hostvars": []}, "g": ["a"]},
+        {"g": ["a[10:z]"]},
+    ],
+)
+def test_a_program_that_prints_other_things_is_told(said: object, tmp_path: Path) -> None:
+    path = tmp_path / "inv"
+    path.write_text(f"#!/bin/sh\necho '{json.dumps(said)}'\n")
+    path.chmod(0o755)
+    with pytest.raises(InputError, match="inv"):
+        sources.load(str(path))
+
+
+def test_nothing_in_a_program_s_answer_is_something(tmp_path: Path) -> None:
+    path = tmp_path / "inv"
+    said = {"_meta": {"hostvars": {"b": None}}, "g": {"hosts": ["a"], "vars": None}}
+    path.write_text(f"#!/bin/sh\necho '{json.dumps(said)}'\n")
+    path.chmod(0o755)
+    assert set(sources.load(str(path)).hosts) == {"a", "b"}
