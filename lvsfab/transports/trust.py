@@ -11,15 +11,18 @@ import functools
 import hashlib
 import re
 import shlex
+import stat
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lvsfab.errors import UnreachableError
+from lvsfab import files
+from lvsfab.errors import InputError, UnreachableError
 from lvsfab.transports.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -27,9 +30,10 @@ if TYPE_CHECKING:
 
 KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 MAX_DEPTH = 16  # of Include, as OpenSSH has it
+MAX_KNOWN = 64 * 1024 * 1024  # bytes of one known_hosts
 CONFIGS = ("~/.ssh/config", "/etc/ssh/ssh_config")
 _MATTERS = re.compile(
-    r"^\s*(hostname|port|user|identityfile|identitiesonly|proxyjump|proxycommand|hostkeyalias"
+    r"^[^\S\n]*(hostname|port|user|identityfile|identitiesonly|proxyjump|proxycommand|hostkeyalias"
     r"|userknownhostsfile|globalknownhostsfile|connecttimeout)[\s=]",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -55,25 +59,27 @@ def load_paramiko() -> Any:
 
 @functools.cache
 def _config_text() -> str:
-    paths = (Path(name).expanduser() for name in CONFIGS)
-    return "".join("Host *\n" + _with_includes(path, 0) for path in paths)
+    paths = map(files.home, CONFIGS)
+    reading = files.Reading()
+    found = [(path, reading.lines(path)) for path in paths if path.is_file()]
+    return "".join("Host *\n" + _with_includes(*file, reading, 0) for file in found)
 
 
-def _with_includes(path: Path, depth: int) -> str:
+def _with_includes(path: Path, text: list[str], reading: files.Reading, depth: int) -> str:
     """The text of a file with those that it includes in their places: paramiko knows no Include."""
     lines, block = [], "Host *"
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    for line in text.splitlines():
+    for number, line in enumerate(text, 1):
         word, _, rest = line.strip().replace("=", " ", 1).partition(" ")
         if word.lower() in ("host", "match"):
             block = line
         if word.lower() != "include" or depth == MAX_DEPTH:
             lines.append(line)
             continue
+        before = len(lines)
         for pattern in rest.split():
-            there = path.parent / Path(pattern.strip('"')).expanduser()
-            lines += [_with_includes(f, depth + 1) for f in sorted(there.parent.glob(there.name))]
-        lines.append(block)
+            for file, inner in reading.included(pattern.strip('"'), path, number):
+                lines.append(_with_includes(file, inner, reading, depth + 1))
+        lines += [block] if len(lines) > before else []
     return "\n".join([*lines, ""])
 
 
@@ -96,7 +102,17 @@ def looked_up(host: str) -> Mapping[str, Any]:
     if not configures():
         return {}
     found: Mapping[str, Any] = ssh_config().lookup(host)
+    _check_port(host, found.get("port", "22"))
+    for hop in filter(None, found.get("proxyjump", "").split(",")):  # fabric looks these up itself
+        name = hop.rpartition("@")[2]
+        name, _, port = name.partition(":") if name.count(":") == 1 else (name, "", "")
+        _check_port(name, port or ssh_config().lookup(name).get("port", "22"))
     return found
+
+
+def _check_port(host: str, port: str) -> None:
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise InputError(f"ssh_config: Port `{port}` of {host}")
 
 
 def proxy_command(endpoint: Endpoint) -> str:
@@ -117,7 +133,7 @@ def private_key(path: Path) -> Any:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines()
+    return files.content(path, MAX_KNOWN).decode(errors="replace").splitlines()
 
 
 class Known(NamedTuple):
@@ -181,9 +197,8 @@ def _fits(pattern: str, host: str) -> bool:
             return bool(paramiko.HostKeys.hash_host(host, pattern) == pattern)
         except (ValueError, AssertionError):  # a salt that is none
             return False
-    # [ and ] stand for themselves: `[*.example.org]:2222`
-    wild = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
-    return re.fullmatch(wild, host) is not None
+    # [ and ] stand for themselves: `[*.example.org]:2222`; fnmatch does not go back behind a star
+    return fnmatchcase(host, pattern.replace("[", "[[]"))
 
 
 class Trusted(NamedTuple):
@@ -219,7 +234,7 @@ def trust(
         kind, _, text = endpoint.host_key.partition(" ")
         known = [paramiko.PKey.from_type_string(kind, base64.b64decode(text.split()[0]))]
     else:
-        found = _known_hosts(tuple(Path(f).expanduser() for f in _known_files(config)))
+        found = _known_hosts(tuple(map(files.home, _known_files(config))))
         known, revoked = found.keys(alias), found.revoked
         if not known and alias == name:  # as ssh does: the host's key at whatever port
             without_port = found.keys(host)
@@ -267,25 +282,41 @@ def _key_type(algorithm: str) -> str:
 
 def _known_files(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The known_hosts files that ssh_config names for a host, else the usual ones."""
-    user, system = config.get("userknownhostsfile"), config.get("globalknownhostsfile")
-    return (*shlex.split(user or KNOWN_HOSTS[0]), *shlex.split(system or KNOWN_HOSTS[1]))
+    found: list[str] = []
+    words = ("UserKnownHostsFile", "GlobalKnownHostsFile")
+    for word, usual in zip(words, KNOWN_HOSTS, strict=True):
+        said = config.get(word.lower()) or usual
+        try:
+            found += shlex.split(said)
+        except ValueError as error:
+            raise InputError(f"ssh_config: {word} {said}: {error}") from None
+    return tuple(found)
 
 
 def key_options(key: Path | None, config: Mapping[str, Any]) -> dict[str, Any]:
     """What paramiko is to log in with: the inventory's `key`, else those that ssh_config names
     (the agent is asked for one that is locked, and for no other), else what it finds by itself.
     """
-    files = [key] if key is not None else [Path(name) for name in config.get("identityfile", ())]
-    if not files:
+    named = [key] if key is not None else [Path(name) for name in config.get("identityfile", ())]
+    if not named:
         return {}
     ready, rest = [], []
-    for file in files:
+    for file in named:
+        _bounded(file)
         found = _opened(file) or _of_agent(file)
         ready += found[:1]
         if ready[1:] or (not found and (file.is_file() or file == key)):  # paramiko says why not
             rest.append(str(file))
     options: dict[str, Any] = {"allow_agent": False, "look_for_keys": False, "key_filename": rest}
     return options | ({"pkey": ready[0]} if ready else {})
+
+
+def _bounded(file: Path) -> None:
+    """Paramiko reads whatever it is told to the end, which a device has not got."""
+    with suppress(OSError, ValueError):  # not there, as it says itself
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > files.MAX_BYTES:
+            raise InputError("is no private key", path=file)
 
 
 def _opened(file: Path) -> list[Any]:
@@ -304,8 +335,8 @@ def _of_agent(file: Path) -> list[Any]:
 
     public = file if file.suffix == ".pub" else file.with_name(f"{file.name}.pub")
     try:
-        blob = base64.b64decode(public.read_text(errors="replace").split()[1])
-    except (OSError, ValueError, LookupError):
+        blob = base64.b64decode(files.content(public).split()[1])
+    except (InputError, ValueError, LookupError):
         return []
     # an agent of its own: threads cannot share its socket
     return [key for key in paramiko.Agent().get_keys() if key.asbytes() == blob]
