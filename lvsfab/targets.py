@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from lvsfab.errors import InputError
 from lvsfab.model import Host, Inventory
 
+MAX_DEPTH = 40
 Facts = Callable[[str], Mapping[str, str] | None]
 Test = Callable[[Host], bool | None]  # None: it cannot be known
 _TOKEN = re.compile(
@@ -99,6 +100,7 @@ class _Parser:
         self._lacking = lacking
         self._tokens = _tokens(target)
         self._next = 0
+        self._depth = 0
 
     def parse(self) -> Test:
         test = self._either()
@@ -132,18 +134,27 @@ class _Parser:
             raise _wrong(self._target, len(self._target), "something is missing here")
         token = self._tokens[self._next]
         self._next += 1
-        if not token.quoted and token.text == "not":
-            test = self._one()
-            return lambda host: _not(test(host))
-        if not token.quoted and token.text == "(":
-            test = self._either()
-            if self._peek() != ")":
-                raise _wrong(self._target, token.at, "this `(` is not closed")
-            self._next += 1
+        if not token.quoted and token.text in ("not", "("):
+            if self._depth == MAX_DEPTH:
+                raise _wrong(self._target, token.at, f"nested deeper than {MAX_DEPTH}")
+            self._depth += 1
+            test = self._negated() if token.text == "not" else self._bracketed(token)
+            self._depth -= 1
             return test
         if not token.quoted and token.text in ("and", "or", ",", ")"):
             raise _wrong(self._target, token.at, f"`{token.text}` is not expected here")
         return self._atom(token)
+
+    def _negated(self) -> Test:
+        test = self._one()
+        return lambda host: _not(test(host))
+
+    def _bracketed(self, token: _Token) -> Test:
+        test = self._either()
+        if self._peek() != ")":
+            raise _wrong(self._target, token.at, "this `(` is not closed")
+        self._next += 1
+        return test
 
     def _atom(self, token: _Token) -> Test:
         kind, colon, rest = token.text.partition(":")
@@ -165,6 +176,9 @@ class _Parser:
         except re.error as error:
             at = token.at + len("re:") + (error.pos or 0)
             raise _wrong(self._target, at, f"not a regular expression: {error.msg}") from None
+        except (OverflowError, RecursionError):
+            at = token.at + len("re:")
+            raise _wrong(self._target, at, "not a regular expression: too large") from None
         return lambda host: pattern.search(host.name) is not None
 
     def _fact(self, token: _Token, text: str) -> Test:

@@ -115,6 +115,24 @@ def test_each_fact_that_a_host_tells_is_one_that_a_target_may_name() -> None:
     assert [n for n in (*TOOLS,) if lacking(f"tool.{n}")] == []
 
 
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("not " * 5000 + "a", "nested deeper than 40"),
+        ("(" * 5000 + "a" + ")" * 5000, "nested deeper than 40"),
+        ("re:a{99999999999}", "not a regular expression: too large"),
+        (f"'re:{'(' * 5000}a{')' * 5000}'", "not a regular expression: too large"),
+    ],
+)
+def test_a_target_has_an_end(target: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        chosen(target)
+
+
+def test_nor_does_a_long_one_count_as_deep() -> None:
+    assert names(" or ".join(["not not (rs1)"] * 100)) == names("rs1")
+
+
 def test_no_match_is_an_error() -> None:
     with pytest.raises(InputError, match="matches no host"):
         names("web*")
