@@ -19,6 +19,7 @@ from msgspec import Meta
 from lvsfab import document
 from lvsfab.document import Document, Place
 from lvsfab.errors import InputError
+from lvsfab.files import home
 from lvsfab.model import (
     Host,
     Interface,
@@ -200,7 +201,7 @@ class _Reading:
                 host=raw.ssh.host,
                 port=raw.ssh.port,
                 user=raw.ssh.user,
-                key=Path(raw.ssh.key).expanduser() if raw.ssh.key else None,
+                key=self._key((*place, "ssh", "key"), raw.ssh.key) if raw.ssh.key else None,
                 sudo=raw.ssh.sudo,
             ),
         )
@@ -221,6 +222,12 @@ class _Reading:
             raise self._doc.error(here, f"`{text}` needs a prefix length, as in {text}/24")
         self._take(here, address.ip, host)
         return address
+
+    def _key(self, place: Place, text: str) -> Path:
+        try:
+            return home(text)
+        except InputError as error:
+            raise self._doc.error(place, error.message) from None
 
     def _route(self, place: Place, to: str, via: str) -> Route:
         return Route(
@@ -289,6 +296,8 @@ class _Reading:
             raise self._doc.error(place, f"`{name}` is not a name ({pattern.pattern})")
 
     def _parse(self, place: Place, text: str, parse: Callable[[str], T], what: str) -> T:
+        if "%" in text:  # the scope of an IPv6 address may be any text, and stays in it
+            raise self._doc.error(place, f"`{text}` is not {what}: name the device apart from it")
         try:
             return parse(text)
         except ValueError as error:

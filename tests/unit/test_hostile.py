@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Interface, ip_address
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_AS, getrlimit, setrlimit
 from typing import Any
 
 import msgspec
@@ -38,6 +40,7 @@ from lvsfab import (
 from lvsfab.deadman import Guard, reverse
 from lvsfab.deadman import parse as parse_way
 from lvsfab.errors import CommandError, HostError, InputError, LvsfabError, UnreachableError
+from lvsfab.labs.boot import interface_batch
 from lvsfab.model import Host, Inventory
 from lvsfab.plan import plan_host
 from lvsfab.reading import host_read
@@ -54,6 +57,7 @@ from tests.unit.local import SHELLS, LocalChannel, shell_argv
 from tests.unit.states.test_registry import LINES
 from tests.unit.verify.recorded import cluster
 
+MEMORY = 4 << 30  # what takes more ends its test, and not its worker
 CASES = int(os.environ.get("LVSFAB_FUZZ", "1"))  # times the number of cases that CI tries
 
 
@@ -68,6 +72,7 @@ QUICK = cases(1000)
 
 CANARY = "CANARY"
 EVIL = [
+    f"%$(touch {CANARY})\nreboot",
     f"$(touch {CANARY})", f"`touch {CANARY}`", f"; touch {CANARY};", f"| touch {CANARY}",
     f"&& touch {CANARY}", f"\ntouch {CANARY}\n", f"' ; touch {CANARY} ; '", f'" ; touch {CANARY}',
     f"${{IFS}}touch${{IFS}}{CANARY}", "$HOME", "${PATH}", "*", "?", "[a]", "~root", "!!", "\\", "'",
@@ -96,6 +101,15 @@ def takes_any_text(kind: str, field: str) -> bool:
 
 # Most fields have few good values, and nearly every word that bends one is refused. These have not.
 FREE = [(kind, f) for kind in sorted(LINES) for f in fields_of(kind) if takes_any_text(kind, f)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bounded() -> Iterator[None]:
+    soft, hard = getrlimit(RLIMIT_AS)
+    if soft == RLIM_INFINITY or soft > MEMORY:
+        setrlimit(RLIMIT_AS, (MEMORY, hard))
+    yield
+    setrlimit(RLIMIT_AS, (soft, hard))
 
 
 @st.composite
@@ -255,17 +269,24 @@ def test_a_command_says_exactly_its_words(words: list[str]) -> None:
     assert shlex.split(Command(tuple(words)).script()) == words
 
 
+MODES = {mode: recipe.load(recipe.find(mode)) for mode in ("nat", "dr", "tun")}
+SERVED: tuple[tuple[str, dict[str, str]], ...] = (
+    ("dr", {}),
+    ("nat", {}),
+    ("dr", {"vip": "fd00::100"}),
+)
 INVENTORY = {
     "name": "mine",
     "lab": {"management": "100.64.10.0/24", "memory": 128, "kernel": "auto", "packages": ["curl"]},
-    "networks": {"n": {"subnets": ["10.0.0.0/24"]}},
+    "networks": {"n": {"subnets": ["10.0.0.0/24", "fd00::/64"], "mtu": 1400}},
     "hosts": {
-        "d": {"roles": ["director"], "gateways": ["10.0.0.254"],
-              "interfaces": {"e0": {"network": "n", "addresses": ["10.0.0.1/24"]}},
-              "ssh": {"host": "d", "user": "u", "port": 22}},
+        "d": {"roles": ["director"], "gateways": ["10.0.0.254", "fd00::254"],
+              "interfaces": {"e0": {"network": "n", "addresses": ["10.0.0.1/24", "fd00::1/64"]}},
+              "ssh": {"host": "d", "user": "u", "port": 22, "key": "~/k", "sudo": True}},
         "r": {"roles": ["real_server"],
-              "interfaces": {"e0": {"network": "n", "addresses": ["10.0.0.2/24"]}},
-              "routes": {"10.1.0.0/16": "10.0.0.254"}, "weight": 1, "groups": ["g", "h"],
+              "interfaces": {"e0": {"network": "n", "addresses": ["10.0.0.2/24", "fd00::2/64"]}},
+              "routes": {"10.1.0.0/16": "10.0.0.254", "fd01::/64": "fd00::254"},
+              "weight": 1, "groups": ["g", "h"], "forward": True,
               "only": ["dr", "nat", "tun"], "inner": "10.9.0.2/24", "memory": 64, "port": 80},
         "c": {"roles": ["client"]},
     },
@@ -288,6 +309,15 @@ def bent(value: Any, draw: st.DrawFn) -> Any:
     return draw(st.sampled_from([word, f"{value}{word}", f"{word}{value}", [word], {word: word}]))
 
 
+def only_data(found: Inventory) -> None:
+    for host in found.hosts.values():
+        for name in (host.name, *host.groups):
+            assert name.isascii() and name.isprintable() and name[0] not in "-."
+        assert "\0" not in str(host.ssh.key)
+        batch = interface_batch(host, (), IPv4Interface("100.64.10.1/24"))
+        assert re.fullmatch(r"([A-Za-z0-9._:/+-]+( [A-Za-z0-9._:/+-]+)*\n)+", batch)
+
+
 @cases(1500)
 @given(data=st.data())
 def test_hostile_inventories_are_refused_or_only_data(data: st.DataObject, tool: Tool) -> None:
@@ -298,11 +328,10 @@ def test_hostile_inventories_are_refused_or_only_data(data: st.DataObject, tool:
     except LvsfabError as error:
         assert clean(str(error)).replace("\n", "").replace("\t", "").isprintable()
         return
-    for name in (name for host in found.hosts.values() for name in (host.name, *host.groups)):
-        assert name.isascii() and name.isprintable() and name[0] not in "-."
-    for mode in ("dr", "nat"):
+    only_data(found)
+    for mode, vip in SERVED:
         try:
-            compiled = recipe.compile_recipe(recipe.load(recipe.find(mode)), found, {})
+            compiled = recipe.compile_recipe(MODES[mode], found, vip)
         except LvsfabError:
             continue
         for name in compiled.hosts:
@@ -310,7 +339,46 @@ def test_hostile_inventories_are_refused_or_only_data(data: st.DataObject, tool:
             tool.takes([c for s in plan.steps for c in s.commands])
 
 
-MODES = {mode: recipe.load(recipe.find(mode)) for mode in ("nat", "dr", "tun")}
+def leaves(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for part, inner in parts:
+        if isinstance(inner, dict | list):
+            yield from leaves(inner, (*place, part))
+        else:
+            yield (*place, part)
+
+
+def put(value: Any, place: tuple[str | int, ...], bend: Callable[[str], str]) -> Any:
+    if not place:
+        return bend(str(value))
+    copied: Any = dict(value) if isinstance(value, dict) else list(value)
+    copied[place[0]] = put(value[place[0]], place[1:], bend)
+    return copied
+
+
+@pytest.mark.parametrize("place", list(leaves(INVENTORY)), ids=lambda p: ".".join(map(str, p)))
+def test_each_text_of_an_inventory_with_each_hostile_word(place: tuple[str | int, ...]) -> None:
+    """What boots a lab's host is made of some of them."""
+    for word in (word for word in EVIL if word != "\ud800"):  # no YAML can say that
+        for bend in (
+            lambda text, word=word: f"{text}{word}",
+            lambda text, word=word: f"{text.split('/')[0]}%{word}/64",
+        ):
+            try:
+                found = inventory.read(
+                    document.Document(Path("hostile.yml"), put(INVENTORY, place, bend), {})
+                )
+            except LvsfabError:
+                continue
+            only_data(found)
+
+
+def test_the_inventory_is_good_before() -> None:
+    found = inventory.read(document.parse(json.dumps(INVENTORY).encode(), Path("good.yml")))
+    for mode, vip in SERVED:
+        assert recipe.compile_recipe(MODES[mode], found, vip).hosts == ("d", "r")
+
+
 KEPT = {"balancer": "keepalived", "vrrp_password": "word"}
 PLACES = {  # two directors for keepalived
     "ipvsadm": inventory.load(inventory.find("lab")),

@@ -64,6 +64,8 @@ def test_addresses_and_networks_become_values() -> None:
         ("roles: [director]", "weight: 70000", "hosts.a.weight", "<= 65535"),
         ("roles: [director]", "colour: red", "hosts.a.colour", "unknown key; known here"),
         ("roles: [director]", "ssh: {host: -oProxyCommand=x}", "hosts.a.ssh.host", "no host name"),
+        ("roles: [director]", "ssh: {key: ~nosuchuser/x}", "hosts.a.ssh.key", "home directory"),
+        ("roles: [director]", 'ssh: {key: "a\\0b"}', "hosts.a.ssh.key", "a NUL"),
     ],
 )
 def test_bad_input_is_named_at_its_place(old: str, new: str, key: str, told: str) -> None:
@@ -74,6 +76,30 @@ def test_bad_input_is_named_at_its_place(old: str, new: str, key: str, told: str
     assert told in caught.value.message
     assert caught.value.line is not None
     assert new.split(":", 1)[0].strip("'\"")[:4] in text.splitlines()[caught.value.line - 1]
+
+
+SIX = """\
+name: t
+lab: {management: 100.64.9.0/24}
+networks:
+  n: {subnets: ["fd00::/64"]}
+hosts:
+  a:
+    gateways: ["fd00::9"]
+    routes: {"fd01::/64": "fd00::8"}
+    interfaces:
+      e0: {network: n, addresses: ["fd00::1/64"]}
+"""
+
+
+@pytest.mark.parametrize("plain", ["fd00::9", "fd00::8", "fd01::", "fd00::1"])
+@pytest.mark.parametrize("scope", ["%e0", r"%$(touch CANARY)\nreboot", "%"])
+def test_an_address_has_no_scope(plain: str, scope: str) -> None:
+    """It may be any text, and a lab's host would be given it as it is."""
+    read(SIX)
+    with pytest.raises(InputError, match="is not a") as caught:
+        read(SIX.replace(plain, plain + scope))
+    assert caught.value.line is not None
 
 
 def test_one_address_for_two_hosts_is_refused() -> None:
