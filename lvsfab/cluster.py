@@ -6,11 +6,12 @@ Everything that can be wrong with a cluster is refused here, before any host is 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lvsfab.cluster_keepalived import keepalived_of
+from lvsfab.cluster_keepalived import NUMBERS, OF_KEEPALIVED, keepalived_of
 from lvsfab.errors import InputError
 from lvsfab.model import (
     Cluster,
@@ -33,10 +34,39 @@ _TUNNEL_DEVICES = {  # the fallback device that each tunnel module brings, by IP
     ("gue", 4): "tunl0",
     ("gue", 6): "ip6tnl0",
 }
+# what recipes/_service.yml, _keepalived.yml and the shipped recipes say of each parameter that a
+# cluster is made of; a tuple has a choice's values
+TYPES: Mapping[str, str | tuple[str, ...]] = {
+    **dict.fromkeys(("vip", "public", "gateway"), "address"),
+    **dict.fromkeys(("port", "real_port"), "port"),
+    **dict.fromkeys(("ports", "scheduler_flags"), "words"),
+    **dict.fromkeys(("netmask", "sorry", "vip_on", "vrrp_password"), "text"),
+    **dict.fromkeys(("ops", "full_nat", "preempt", "inhibit", "connection_sync"), "flag"),
+    **dict.fromkeys(("persistence", "upper", "lower", *NUMBERS), "integer"),
+    "weights": "weights",
+    "protocol": tuple(Protocol),
+    "scheduler": tuple(Scheduler),
+    "tunnel": ("ipip", "gre", "gue"),
+    "balancer": ("ipvsadm", "keepalived"),
+}
+_VALUES = ("vip", "port", "protocol", "scheduler")  # none of them may be left out
 _FLAGS = {  # ipvsadm(8), -b; what the other schedulers are told they pass over
     Scheduler.SH: ("sh-fallback", "sh-port"),
     Scheduler.MH: ("mh-fallback", "mh-port"),
 }
+
+
+def needed(names: Collection[str]) -> tuple[str, ...]:
+    """The parameters that a recipe with a cluster must have, if it has those of these names."""
+    usual = (*_VALUES, "scheduler_flags", "weights", "persistence", "netmask", "real_port")
+    return (*usual, "vip_on", *OF_KEEPALIVED) if "balancer" in names else usual
+
+
+def types(names: Collection[str]) -> Mapping[str, str | tuple[str, ...]]:
+    """What its parameters must be where it has them; keepalived's only where that may be told."""
+    if "balancer" in names:
+        return TYPES
+    return {name: kind for name, kind in TYPES.items() if name not in OF_KEEPALIVED}
 
 
 def taking_part(inventory: Inventory, recipe: str, on: str) -> tuple[Host, ...]:
@@ -64,6 +94,10 @@ def make_cluster(
     def bad(message: str, key: str, tip: str = "") -> InputError:
         return InputError(message, path=inventory.path, key=key, tip=tip)
 
+    kept = NUMBERS if parameters.get("balancer") == "keepalived" else ()
+    for name in (*_VALUES, *kept):
+        if parameters[name] is None:
+            raise bad(f"recipe {recipe} needs a value", f"parameters.{recipe}.{name}")
     directors = with_role(inventory, recipe, "director")
     servers = with_role(inventory, recipe, "real_server")
     if not directors:
@@ -90,7 +124,7 @@ def make_cluster(
     scheduler = Scheduler(parameters["scheduler"])
     real_servers = _real_servers(method, inventory, director, servers, vip, parameters)
     keepalived = keepalived_of(method, inventory, directors, real_servers, parameters)
-    tunnel = parameters.get("tunnel", "ipip")
+    tunnel = parameters.get("tunnel") or "ipip"
     client = next(iter(with_role(inventory, recipe, "client")), None)
     busy = {*(host.name for host in directors), *(server.name for server in servers)}
     observers = tuple(
@@ -130,7 +164,7 @@ def _more_ports(parameters: Mapping[str, Any], inventory: Inventory) -> tuple[in
     """The ports beyond the first that belong to the service."""
     found = []
     for word in parameters.get("ports") or ():
-        if not (word.isascii() and word.isdecimal() and 1 <= int(word) <= 65535):
+        if not re.fullmatch("[0-9]{1,5}", word) or not 1 <= int(word) <= 65535:
             raise InputError(f"`{word}` is no port", path=inventory.path, key="ports")
         found.append(int(word))
     first: int = parameters["port"]

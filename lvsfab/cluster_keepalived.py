@@ -9,10 +9,9 @@ from typing import Any
 from lvsfab.errors import InputError
 from lvsfab.model import ForwardingMethod, Host, Inventory, IPAddress, Keepalived, RealServer
 
-_AS_GIVEN = (
-    "preempt", "advert", "check_every", "check_timeout", "check_retries", "check_delay", "inhibit",
-    "connection_sync",
-)  # fmt: skip
+NUMBERS = ("vrrp_id", "advert", "check_every", "check_timeout", "check_retries", "check_delay")
+_AS_GIVEN = (*NUMBERS[1:], "preempt", "inhibit", "connection_sync")
+OF_KEEPALIVED = (*_AS_GIVEN, "vrrp_id", "gateway", "vrrp_password")
 
 
 def keepalived_of(

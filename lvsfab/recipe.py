@@ -18,15 +18,18 @@ import msgspec
 from msgspec import Meta
 
 from lvsfab import document
-from lvsfab.cluster import make_cluster, names_for, taking_part
+from lvsfab.cluster import make_cluster, names_for, needed, taking_part, types
 from lvsfab.document import Document, Place
 from lvsfab.errors import InputError
 from lvsfab.inventory import NAME, shipped
 from lvsfab.model import Cluster, ForwardingMethod, Inventory
-from lvsfab.states import BUILDERS
+from lvsfab.states import BUILDERS, file
 from lvsfab.states.base import Context, Resource
+from lvsfab.states.words import address
 
 Type = Literal["address", "port", "integer", "flag", "choice", "text", "words", "weights"]
+MAX_TEXT = file.MAX_BYTES  # of a text that names something: what a file may have
+MAX_TEXTS = 128 * MAX_TEXT  # of all of them, on all hosts
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _TRUE = {"true": True, "yes": True, "on": True, "1": True}
 _FALSE = {"false": False, "no": False, "off": False, "0": False}
@@ -145,6 +148,8 @@ def load(path: Path) -> Recipe:
 
 def read(doc: Document) -> Recipe:
     raw = doc.convert(RecipeDoc)
+    if not NAME.fullmatch(raw.name):
+        raise doc.error(("name",), f"`{raw.name}` is not a name ({NAME.pattern})")
     parameters: dict[str, ParameterDoc] = {}
     for i, name in enumerate(raw.include):
         path = doc.path.parent / f"{name}.yml"
@@ -163,7 +168,27 @@ def read(doc: Document) -> Recipe:
                 raise doc.error((*place, kind), f"unknown resource kind; known: {known_kinds}")
             if not isinstance(line[kind], dict):
                 raise doc.error((*place, kind), "expected `name: value` pairs")
+    if raw.cluster is not None:
+        _check_cluster(doc, parameters)
     return Recipe(doc, raw, parameters)
+
+
+def _check_cluster(doc: Document, parameters: Mapping[str, ParameterDoc]) -> None:
+    """What a cluster is made of is what its code, and keepalived.conf, takes unseen."""
+    for name in needed(parameters):
+        if name not in parameters:
+            tip = "include: [_service, _keepalived]"
+            raise doc.error(("cluster",), f"a cluster needs a parameter `{name}`", tip=tip)
+    expected = types(parameters)
+    for name, spec in parameters.items():
+        kind = expected.get(name, spec.type)
+        if isinstance(kind, tuple):
+            good = spec.type == "choice" and set(spec.values or ()) <= set(kind)
+        else:
+            good = spec.type == kind
+        if not good:
+            said = kind if isinstance(kind, str) else f"choice, of: {', '.join(kind)}"
+            raise doc.error(("parameters", name), f"a cluster's `{name}` is of type {said}")
 
 
 def resolve(recipe: Recipe, inventory: Inventory, sets: Mapping[str, str]) -> dict[str, Any]:
@@ -225,8 +250,8 @@ def _value(spec: ParameterDoc, value: Any, path: Path | None, key: str) -> Any:
         return number
     if spec.type == "address":
         try:
-            return ipaddress.ip_address(text)
-        except ValueError:
+            return address(text, spec.type)
+        except InputError:  # with a device, too: it may be any text, and stays with the address
             raise bad("an IP address") from None
     if spec.type == "choice":
         if text not in (spec.values or []):
@@ -264,6 +289,7 @@ def compile_recipe(recipe: Recipe, inventory: Inventory, sets: Mapping[str, str]
         method = ForwardingMethod(recipe.raw.cluster.method)
         cluster = make_cluster(recipe.name, method, inventory, parameters)
     phases = []
+    room = _Room(MAX_TEXTS)
     stated: dict[str, dict[str, Resource]] = {}
     for i, step in enumerate(recipe.raw.steps):
         hosts = taking_part(inventory, recipe.name, step.on)
@@ -280,7 +306,9 @@ def compile_recipe(recipe: Recipe, inventory: Inventory, sets: Mapping[str, str]
             built = tuple(
                 resource
                 for j, line in enumerate(step.do)
-                for resource in _build(recipe.doc, ("steps", i, "do", j), line, names, context)
+                for resource in _build(
+                    recipe.doc, ("steps", i, "do", j), line, names, context, room
+                )
                 if _new(
                     resource, stated.setdefault(host.name, {}), recipe.doc, ("steps", i, "do", j)
                 )
@@ -299,12 +327,24 @@ def _new(resource: Resource, stated: dict[str, Resource], doc: Document, place: 
     return before is resource
 
 
+@dataclass(slots=True)
+class _Room:
+    """What texts made of parameters may still come to: a long parameter may be named often."""
+
+    left: int
+
+
 def _build(
-    doc: Document, place: Place, line: Mapping[str, Any], names: Mapping[str, Any], context: Context
+    doc: Document,
+    place: Place,
+    line: Mapping[str, Any],
+    names: Mapping[str, Any],
+    context: Context,
+    room: _Room,
 ) -> tuple[Resource, ...]:
     ((kind, args),) = line.items()
     values = {
-        key: substitute(value, names, doc, (*place, kind, key)) for key, value in args.items()
+        key: substitute(value, names, doc, (*place, kind, key), room) for key, value in args.items()
     }
     values = {key: value for key, value in values.items() if value is not None}
     try:
@@ -316,12 +356,14 @@ def _build(
         raise at from None
 
 
-def substitute(value: Any, names: Mapping[str, Any], doc: Document, place: Place) -> Any:
+def substitute(
+    value: Any, names: Mapping[str, Any], doc: Document, place: Place, room: _Room
+) -> Any:
     """`value` with each `${name}` replaced; a value that is one reference keeps its type."""
     if isinstance(value, list):
-        return [substitute(v, names, doc, (*place, i)) for i, v in enumerate(value)]
+        return [substitute(v, names, doc, (*place, i), room) for i, v in enumerate(value)]
     if isinstance(value, dict):
-        return {k: substitute(v, names, doc, (*place, k)) for k, v in value.items()}
+        return {k: substitute(v, names, doc, (*place, k), room) for k, v in value.items()}
     if not isinstance(value, str):
         return value
 
@@ -336,4 +378,19 @@ def substitute(value: Any, names: Mapping[str, Any], doc: Document, place: Place
         found = named(whole[1])
         is_address = isinstance(found, ipaddress.IPv4Address | ipaddress.IPv6Address)
         return str(found) if is_address else found
-    return _REFERENCE.sub(lambda match: str(named(match[1])), value)
+    length = len(value)
+    room.left -= length if "${" in value else 0
+
+    def text(match: re.Match[str]) -> str:
+        nonlocal length
+        found = str(named(match[1]))
+        length += len(found)
+        room.left -= len(found)
+        if length > MAX_TEXT or room.left < 0:
+            raise doc.error(
+                place,
+                f"too long with its parameters ({MAX_TEXT} characters; {MAX_TEXTS} in all texts)",
+            )
+        return found
+
+    return _REFERENCE.sub(text, value)

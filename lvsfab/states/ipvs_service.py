@@ -162,7 +162,7 @@ class VirtualServiceState(State, frozen=True, kw_only=True):
 
 def _is_mask(text: str, six: bool) -> bool:
     if six:
-        return text.isdecimal() and 1 <= int(text) <= 128
+        return text.isascii() and text.isdecimal() and 1 <= int(text) <= 128
     return re.fullmatch(r"[0-9.]+", _mask(text)) is not None
 
 

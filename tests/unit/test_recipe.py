@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from lvsfab.states.daemon import Daemon
 from lvsfab.states.let_in import LetIn
 from lvsfab.states.nft import NftTable
 from lvsfab.states.route import Route
+from tests.unit.bounded import answer
 
 LAB = inventory.load(inventory.find("lab"))
 
@@ -292,6 +294,8 @@ def test_the_sorry_server_waits_until_the_others_are_drained() -> None:
         ("dr", {"scheduler": "mh", "scheduler_flags": "sh-port"}, "it has: mh-fallback, mh-port"),
         ("nat", {"sorry": "rs9"}, "none of the real servers"),
         ("nat", {"vip_on": "eth0; reboot"}, "no interface name"),
+        ("dr", {"vip": "fd00:10::100%e0"}, "is not an IP address"),
+        ("dr", {"ports": "9" * 5000}, "is no port"),
     ],
 )
 def test_bad_parameters_are_refused(mode: str, sets: dict[str, str], told: str) -> None:
@@ -353,6 +357,9 @@ def test_a_recipe_needs_no_cluster() -> None:
         ("type: integer", "type: number", 4, "invalid enum value 'number'"),
         ("why: how large it is", "why: x", 4, "length >= 8"),
         ("name: mine", "name: mine\ninclude: [nothing]", 2, "no file `nothing.yml`"),
+        ("name: mine", 'name: "mine\\nvrrp_script x {"', 1, "is not a name"),
+        ("name: mine", 'name: "mine\\n"', 1, "is not a name"),
+        ("name: mine", "cluster: {method: dr}\nname: mine", 1, "a cluster needs a parameter `vip`"),
     ],
 )
 def test_a_bad_recipe_is_named_with_its_line(old: str, new: str, line: int, told: str) -> None:
@@ -360,6 +367,63 @@ def test_a_bad_recipe_is_named_with_its_line(old: str, new: str, line: int, told
         mine(RECIPE.replace(old, new))
     assert told in caught.value.message
     assert caught.value.line == line
+
+
+def clustered(name: str, spec: str) -> Compiled:
+    """The recipe `dr` with one parameter of another kind, and keepalived."""
+    text = (
+        Path(recipe.find("dr")).read_text().replace("parameters:", f"parameters:\n  {name}: {spec}")
+    )
+    read = recipe.read(document.parse(text.encode(), recipe.find("dr")))
+    return recipe.compile_recipe(read, LAB, {"balancer": "keepalived"})
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "told"),
+    [
+        (
+            "advert",
+            r'{type: choice, values: ["1\n}"], default: "1\n}", why: free text}',
+            "type integer",
+        ),
+        ("check_every", '{type: text, default: "6 }", why: free text}', "type integer"),
+        ("vrrp_password", '{type: words, default: ["a\\nb"], why: free text}', "type text"),
+        ("gateway", '{type: text, default: "x", why: free text}', "type address"),
+        (
+            "scheduler",
+            "{type: choice, values: [best], default: best, why: free text}",
+            "choice, of: rr",
+        ),
+        ("protocol", "{type: choice, values: [tcp], why: free text}", "parameters.dr.protocol"),
+        ("advert", "{type: integer, why: free text}", "parameters.dr.advert"),
+    ],
+)
+def test_what_keepalived_is_told_has_its_kind(name: str, spec: str, told: str) -> None:
+    """keepalived.conf is text: whatever a recipe says there would be read as more of it."""
+    with pytest.raises(InputError) as caught:
+        clustered(name, spec)
+    assert told in str(caught.value)
+
+
+def test_a_parameter_that_is_named_often_has_an_end(tmp_path: Path) -> None:
+    """3000 times 1 MB took all memory; so would a little less in each of many texts."""
+    path = tmp_path / "mine.yml"
+    for words, lines, often in (("a" * 1_000_000, 1, 3000), ("a" * 500_000, 400, 2)):
+        text = "${w}" * often
+        steps = [f'      - file: {{path: /x{i}, content: "{text}"}}\n' for i in range(lines)]
+        path.write_text(
+            "name: mine\ntitle: t\nparameters:\n"
+            f"  w: {{type: words, why: because of it, default: [{words}]}}\n"
+            f"steps:\n  - on: real_server\n    do:\n{''.join(steps)}"
+        )
+        said = answer(
+            "from lvsfab import inventory, recipe\n"
+            "lab = inventory.load(inventory.find('lab'))\n"
+            "recipe.compile_recipe(recipe.load(there), lab, {})",
+            path,
+        )
+        place = r"mine.yml:[0-9]+: steps\[0\].do\[[0-9]+\].file.content"
+        assert re.search(f"{place}: too long with its parameters", said)
 
 
 def test_an_unknown_recipe_names_the_known() -> None:
