@@ -306,7 +306,7 @@ def _by_fabric(
         endpoint.address,
         user=endpoint.user or None,
         port=endpoint.port,
-        config=fabric.Config(ssh_config=trust.ssh_config()),  # with what it includes
+        config=fabric.Config(ssh_config=trust.for_fabric()),  # with what it includes
     )
     if isinstance(connection.gateway, str):  # a ProxyCommand is the shell's, as OpenSSH has it
         connection.gateway = shlex.join(["sh", "-c", trust.proxy_command(endpoint)])

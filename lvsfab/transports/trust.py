@@ -97,6 +97,17 @@ def ssh_config() -> Any:
     return paramiko.SSHConfig.from_text(_config_text())
 
 
+@functools.cache
+def for_fabric() -> Any:
+    """The same without two words that fabric takes more strictly than ssh (`1m`, an agent's path)
+    and need not know: we set its time limit, and no agent is forwarded.
+    """
+    import paramiko
+
+    text = re.sub(r"(?im)^[ \t]*(ConnectTimeout|ForwardAgent)\b.*$", "", _config_text())
+    return paramiko.SSHConfig.from_text(text)
+
+
 def looked_up(host: str) -> Mapping[str, Any]:
     """What ssh_config says of this host; it is parsed only if it says anything that matters."""
     if not configures():

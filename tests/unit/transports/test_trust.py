@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fabric
 import pytest
 
 from lvsfab.errors import InputError
@@ -21,7 +22,7 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Confi
     """Have the user's ssh_config say this, and the system's nothing."""
     path = tmp_path / "config"
     monkeypatch.setattr(trust, "CONFIGS", (str(path),))
-    read = (trust._config_text, trust.configures, trust.ssh_config)
+    read = (trust._config_text, trust.configures, trust.ssh_config, trust.for_fabric)
 
     def configured(text: str) -> Path:
         path.write_text(text)
@@ -103,3 +104,11 @@ def test_known_hosts_files_that_are_none_are_refused(word: str) -> None:
     with pytest.raises(InputError, match=f'{word} "abc: No closing quotation'):
         trust._known_files({word.lower(): '"abc'})
     assert {"a b", "c"} < set(trust._known_files({word.lower(): '"a b" c'}))
+
+
+def test_jumps_may_have_what_fabric_does_not_take(configure: Configure) -> None:
+    configure("Host *\nConnectTimeout 1m\nForwardAgent /run/agent\nHost a\nProxyJump b\n")
+    connection = fabric.Connection("a", config=fabric.Config(ssh_config=trust.for_fabric()))
+    assert connection.gateway.host == "b"
+    assert not connection.forward_agent
+    assert trust.connect_timeout(trust.looked_up("b"), 10) == 60
