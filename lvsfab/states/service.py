@@ -51,11 +51,16 @@ service_do() { # NAME start|stop|enable|disable
   openrc:enable) rc-update add "$1" default ;;
   openrc:disable) rc-update del "$1" default ;;
   *:start | *:stop)
-    v_pid=$(service_pid "$1")
+    v_pid=$(service_pid "$1") v_tries=0
     # a daemon that keeps our output open would keep the run waiting
     s_out=$(mktemp /run/lvsfab-service.XXXXXXXXXX) || return 1
-    "/etc/init.d/$1" "$2" >"$s_out" 2>&1 </dev/null
-    v_status=$?
+    while :; do
+      "/etc/init.d/$1" "$2" >"$s_out" 2>&1 </dev/null
+      v_status=$? v_tries=$((v_tries + 1))
+      # one that is still about to end runs already, says its script; and then it has ended
+      [ "$2" = stop ] || service_running "$1" || [ "$v_tries" -gt 4 ] && break
+      nap 1
+    done
     [ "$2" = stop ] && for v_try in 1 2 3 4 5 6 7 8 9 10; do # not every script waits for the end
       [ -n "$v_pid" ] && kill -0 "$v_pid" 2>/dev/null && nap 0.5 || break
     done

@@ -71,7 +71,7 @@ def killed(lab: LabUnderTest, count: int, *argv: str) -> bool:
     """Run lvsfab and kill -9 it after `count` steps; False when it had no so many."""
     process = start(lab, *argv)
     told = at_step(process, count, process.kill)
-    assert process.returncode == (-signal.SIGKILL if len(steps(told)) >= count else 0)
+    assert process.returncode == (-signal.SIGKILL if len(steps(told)) >= count else 0), told[-5:]
     return process.returncode != 0
 
 

@@ -71,7 +71,8 @@ def test_another_password_parts_the_directors(pair: LabUnderTest) -> None:
 
 def test_what_keepalived_refuses_is_not_put_in_place(pair: LabUnderTest) -> None:
     up(pair, "nat", NAT, "--no-verify")
-    look = "cksum /etc/keepalived/keepalived.conf; cat /run/keepalived.pid; ls /run/lvsfab"
+    look = "cksum /etc/keepalived/keepalived.conf; cat /run/keepalived.pid"
+    look += "; ls /var/lib/lvsfab; ls /run/lvsfab 2>/dev/null || true"
     before = pair.sh("lb1", look)
     content = "vrrp_instance broken {\n    interface nowhere\n    virtual_router_id 300\n}\n"
     done = pair.cli("state", "lb1", "keepalived", f"content={content}", code=5)

@@ -249,6 +249,30 @@ def test_a_host_that_dies_between_journal_and_change_is_taken_down_cleanly(
     assert {name: machine.picture() for name, machine in machines.items()} == before
 
 
+ENDING = """
+mount -t tmpfs t /etc && mkdir -p /etc/init.d && >/run/ending
+cat >/etc/init.d/mine <<'E'
+#!/bin/sh
+case $1 in # (status)
+start) [ -e /run/ending ] || >/run/on ;;
+status) [ -e /run/on ] ;;
+esac
+E
+chmod +x /etc/init.d/mine; { sleep 1.5; rm /run/ending; } >/dev/null 2>&1 &
+"""
+
+
+def test_a_service_that_is_still_about_to_end_is_started_once_it_has(
+    machines: dict[str, Machine],
+) -> None:
+    """Until then its script says that it runs already, with status 0."""
+    machines["d"].sh(ENDING)
+    text = RECIPE.split("  - on: real_server", maxsplit=1)[0]
+    text += "  - on: director\n    do:\n      - service: {name: mine, running: true}\n"
+    assert up(machines, text) == 1
+    assert up(machines, text) == 0
+
+
 def test_an_answer_that_makes_no_sense_names_its_host(machines: dict[str, Machine]) -> None:
     def connect(host: str) -> Shell:
         script = prelude() + "\nread_sysctl() { printf 'value \\001'; }\n"
