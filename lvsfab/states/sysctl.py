@@ -127,8 +127,12 @@ class Sysctl(State, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         parts = self.name.replace("/", "\0").split(".")
-        if not _NAME.fullmatch(self.name) or any(set(part) <= {"\0"} for part in parts):
-            raise InputError(f"`{self.name}` is no sysctl name", key=self.kind)
+        if (
+            len(self.name) > 200
+            or not _NAME.fullmatch(self.name)
+            or any(set(part) <= {"\0"} for part in parts)
+        ):
+            raise InputError(f"`{self.name[:200]}` is no sysctl name", key=self.kind)
         if not re.fullmatch(r"[ -~]{0,4096}", self.value):
             raise InputError(f"{self.name}: a value is one line of printable text", key=self.kind)
 

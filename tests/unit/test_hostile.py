@@ -13,6 +13,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Interface, ip_address
 from pathlib import Path
@@ -210,6 +211,15 @@ def test_no_word_of_a_recipe_reaches_a_shell_unquoted(
         return
     if commands:
         tool.takes(commands)
+
+
+@pytest.mark.parametrize("kind", sorted(LINES))
+def test_nothing_is_named_by_a_text_without_an_end(kind: str) -> None:
+    fields = LINES[kind]
+    for name, value in fields.items():
+        if isinstance(value, str):
+            with suppress(LvsfabError):
+                commands_of(kind, {**fields, name: value + "a" * 5000})  # its keys have an end
 
 
 @cases(2000)

@@ -94,7 +94,17 @@ def test_effective(name: str, own: int, common: int, forwards: bool, effect: str
 
 
 @pytest.mark.parametrize(
-    "name", ["x", "net.//.//.etc.passwd", "a b.c", "a.$(id)", "net.ipv4..x", "a.b\n", "/etc.x"]
+    "name",
+    [
+        "x",
+        "net.//.//.etc.passwd",
+        "a b.c",
+        "a.$(id)",
+        "net.ipv4..x",
+        "a.b\n",
+        "/etc.x",
+        "a." + "b" * 200,
+    ],
 )
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(InputError):
