@@ -343,6 +343,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_history(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Runs of tests are not their user's history."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
 def lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -355,7 +361,7 @@ def lab(
     own = {"100.64.10.0": f"100.{65 + os.getpid() % 63}.{os.getpid() // 63 % 256}.0"}
     path = inventory_file(folder, f"e2e-{os.getpid()}", request.param, **own)
     found = LabUnderTest(path, request.param)
-    os.environ["XDG_STATE_HOME"] = str(folder)  # runs of tests are not their user's history
+    os.environ["XDG_STATE_HOME"] = str(folder)
     try:
         found.cli("lab", "up", timeout=900)
         try:
