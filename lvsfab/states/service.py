@@ -58,7 +58,8 @@ service_do() { # NAME start|stop|enable|disable
       "/etc/init.d/$1" "$2" >"$s_out" 2>&1 </dev/null
       v_status=$? v_tries=$((v_tries + 1))
       # one that is still about to end runs already, says its script; and then it has ended
-      [ "$2" = stop ] || service_running "$1" || [ "$v_tries" -gt 4 ] && break
+      [ "$2" = stop ] || [ "$v_status" != 0 ] || service_running "$1" ||
+        [ "$v_tries" -gt 4 ] && break
       nap 1
     done
     [ "$2" = stop ] && for v_try in 1 2 3 4 5 6 7 8 9 10; do # not every script waits for the end
