@@ -202,22 +202,16 @@ class Engine(Links):
         )
 
         def ways(hosts: Iterable[str], away: Collection[str] = ()) -> dict[str, HostPlan]:
-            there = [host for host in hosts if host in reads]
-            return {
-                h: rollback.way_back(before[h], entries[h], reads[h].haves, away) for h in there
-            }
+            there = [(h, reads[h].haves) for h in hosts if h in reads]
+            return {h: rollback.way_back(before[h], entries[h], have, away) for h, have in there}
 
-        back = Outcome(ways(plans), failed=dict(errors))
-        back.plans = {h: rollback.losing(p) if h in marks else p for h, p in back.plans.items()}
+        first = {h: rollback.losing(p) if h in marks else p for h, p in ways(plans).items()}
+        back = Outcome(first, failed=dict(errors))
         both = {h: rollback.recorded(plans[h], before[h]) for h in reads if before[h].journal}
         self._forget(back, both)
         self._undo(back, [list(marks), [h for h in reads if h not in marks]])
-        regained = {
-            host: rollback.regaining(plan)
-            for host, plan in ways(
-                marks, compiled.behind({*back.failed, *outcome.left_out})
-            ).items()
-        }
+        away = compiled.behind({*back.failed, *outcome.left_out})
+        regained = {h: rollback.regaining(p) for h, p in ways(marks, away).items()}
         back.plans = {**back.plans, **regained}
         if any(host in back.failed for host in marks):
             back.not_reached += regained

@@ -2,6 +2,7 @@
 
 Directors first lose what the run gave them, then the servers go back, and last directors get back
 what they had, but for what goes to a server that is not back: none sends to one that is not ready.
+(keepalived has all in one file: where the run changed it, it is regained, and not lost first.)
 """
 
 from __future__ import annotations
