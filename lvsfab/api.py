@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lvsfab.errors import InputError, UnreachableError
 from lvsfab.execute import fleet as loop
 from lvsfab.execute.done import Done, Meant, Target, Told
-from lvsfab.execute.limits import Limits
+from lvsfab.execute.limits import MOST, Limits
 from lvsfab.execute.task import HostResult, State, Task
 from lvsfab.model import Host, Inventory, Secret
 
@@ -187,7 +187,7 @@ class Fleet:
         path: str,
         directory: str | Path,
         *,
-        most: int = 1024**3,
+        most: int = MOST,
         dry_run: bool = False,
         sudo: bool = False,
         limits: Limits | None = None,

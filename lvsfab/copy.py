@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lvsfab.errors import CommandError, HostError, InputError, UnreachableError
+from lvsfab.execute.limits import MOST
 from lvsfab.execute.task import MAX_TIMEOUT, HostResult, State
 from lvsfab.session import Record, Shell
 
 CHUNK = 3 * 1024 * 1024  # bytes of a file in one script; the host's shell holds it in memory
 TIMEOUT = 120.0  # s for one chunk
-MOST = 1024**3  # bytes of a file that is fetched, unless told otherwise
 SLOWEST = 64 * 1024  # bytes/s below which a host is taken for stuck
 _TIP = "tar czf FILE DIRECTORY; put FILE, and `lvsfab run ... -- tar xzf` it there"
 _COPY = "copy it first, and send the copy"

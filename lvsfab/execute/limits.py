@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lvsfab.errors import InputError
 
 PARALLEL = 64
+MOST = 1024**3  # bytes of a file that is fetched, unless told otherwise
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pytest
 from lvsfab import copy
 from lvsfab.copy import Local, Wanted
 from lvsfab.errors import CommandError, HostError, InputError
-from lvsfab.execute.limits import size_of
+from lvsfab.execute.limits import MOST, size_of
 from lvsfab.session import Record, Shell
 from tests.unit.local import SHELLS, LocalChannel, shell_argv
 
@@ -290,7 +290,7 @@ STAT = "644 root 0 root 0"
         (("999 root 0 root 0 1\n", SUM, "", ""), "what it is cannot be read"),
         ((f"{STAT} {'9' * 5000}\n", SUM, "", ""), "what it is cannot be read"),
         ((f"{STAT} {'9' * 18}\n", f"{SUM}\n", "", ""), "at most 1073741824 are taken"),
-        ((f"{STAT} {copy.MOST}\n", f"{SUM}\n", "", ""), "changed while it was read"),
+        ((f"{STAT} {MOST}\n", f"{SUM}\n", "", ""), "changed while it was read"),
         ((f"{STAT} 9\n", "x\n", "", ""), "its sum cannot be read"),
         ((f"{STAT} 9\n", f"{SUM}\n", "x", ""), "cannot be read"),
         ((f"{STAT} 1\n", f"{SUM}\n", "eHh4eHg=", ""), "changed while it was read"),
@@ -330,7 +330,7 @@ def test_a_host_fills_no_disk_here(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_size_is_given_in_words() -> None:
-    sizes = {"0": 0, "1500": 1500, "2k": 2048, "500M": 500 << 20, "1G": copy.MOST, "3T": 3 << 40}
+    sizes = {"0": 0, "1500": 1500, "2k": 2048, "500M": 500 << 20, "1G": MOST, "3T": 3 << 40}
     assert {text: size_of(text, "--max") for text in sizes} == sizes
     for text in ("", "-1", "1.5G", "G", "1GB", "9" * 16, "nan"):
         with pytest.raises(InputError, match="is no size") as raised:
